@@ -1,0 +1,25 @@
+"""Vision-MLP backbones for dense prediction on OpenMMLab.
+
+Importing this package is silent and needs nothing but the standard library: the
+public functions load torch and mmengine on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlp_backbones.version import __version__
+
+if TYPE_CHECKING:
+    from mlp_backbones.models import get_backbone, get_model, list_models
+
+__all__ = ["__version__", "get_backbone", "get_model", "list_models"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("get_backbone", "get_model", "list_models"):
+        return getattr(import_module("mlp_backbones.models"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,415 @@
+"""What every backbone shares: the contract towards heads, and the stage-wise skeleton.
+
+A family subclasses :class:`MLPBackbone` and brings its table of sizes, its stem, its
+blocks and its downsampling. Everything else is here: checking arguments, taps and
+output norms, the stochastic depth schedule, freezing, gradient checkpointing, layer
+depths for layer-wise learning rates, and loading of weights.
+"""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mlp_backbones.checkpoints import CheckpointLayout, load_pretrained
+
+MIN_INPUT_SIZE = 32
+
+
+class Stage(nn.Module):
+    """Optional downsampling, then a run of blocks at one resolution.
+
+    Args:
+        downsample: What leads from the previous stage's map to this one's, or None.
+        blocks: The blocks, each (B, H, W, C) to (B, H, W, C).
+        with_cp: Recompute each block in the backward pass instead of storing it.
+    """
+
+    def __init__(
+        self,
+        downsample: nn.Module | None,
+        blocks: Sequence[nn.Module],
+        *,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H', W', C')."""
+        if self.downsample is not None:
+            x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class MLPBackbone(BaseModule, metaclass=ABCMeta):
+    """A stem and four stages that emit a feature pyramid for any image size.
+
+    The parts carry the same names in all families: ``stem``,
+    ``stages.{i}.downsample``, ``stages.{i}.blocks.{j}.{norm1,mixer,norm2,mlp}`` and
+    ``out_norms.{i}``. Stages behind the last one of ``out_indices`` are not built, so
+    every parameter of a backbone is in use.
+
+    Args:
+        arch: A name of ``arch_settings``, or a mapping with the same fields.
+        in_channels: Channels of the image.
+        out_indices: The stages whose maps are returned, in this order; negative
+            numbers count from the last stage.
+        out_norm: Whether each returned map passes a norm of its own.
+        frozen_stages: -1 freezes nothing, 0 the stem, k > 0 the stem and the first k
+            stages. Output norms stay trainable.
+        norm_eval: Whether batch norms keep their running statistics in training.
+        drop_path_rate: Stochastic depth rate of the last block.
+        with_cp: Whether blocks are recomputed in the backward pass to save memory.
+        init_cfg: MMEngine's initialisation config. ``Pretrained`` reads official
+            checkpoints, this package's and OpenMMLab's alike.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Attributes:
+        out_channels: Channels of each returned map.
+        out_strides: Stride of each returned map, in pixels of the image.
+    """
+
+    family: ClassVar[str]
+    """The family's name in snake case; models are called ``{family}_{arch}``."""
+
+    arch_settings: ClassVar[dict[str, dict[str, Any]]]
+    """The sizes of the paper: fields by name of the size."""
+
+    checkpoint_layouts: ClassVar[tuple[CheckpointLayout, ...]] = ()
+    """How the weights others have published are named."""
+
+    released_weights: ClassVar[dict[str, str]] = {}
+    """Where the authors have put the weights of a size."""
+
+    reference_constants: ClassVar[dict[str, Any]] = {}
+    """Facts that reference cases record and that this family does not vary."""
+
+    reference_names: ClassVar[dict[str, str]] = {}
+    """Arguments that reference cases call by another name."""
+
+    stage_strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        *,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch = self.resolve_arch(arch)
+        self.arch_name = arch if isinstance(arch, str) else None
+        self.in_channels = _positive("in_channels", in_channels)
+        self.out_indices = self._resolve_out_indices(out_indices)
+        self.frozen_stages = self._check_frozen_stages(frozen_stages)
+        self.norm_eval = norm_eval
+        self.drop_path_rate = drop_path_rate
+        self.with_cp = with_cp
+
+        embed_dims = self.arch["embed_dims"]
+        self.out_channels = [embed_dims[index] for index in self.out_indices]
+        self.out_strides = [self.stage_strides[index] for index in self.out_indices]
+
+        rates = self._drop_path_rates(drop_path_rate)
+        self.stem = self.build_stem()
+        self.stages = nn.ModuleList()
+        for index in range(max(self.out_indices) + 1):
+            downsample = self.build_downsample(index) if index > 0 else None
+            blocks = [
+                self.build_block(index, block_index, rate)
+                for block_index, rate in enumerate(rates[index])
+            ]
+            self.stages.append(Stage(downsample, blocks, with_cp=with_cp))
+        self.out_norms = nn.ModuleDict(
+            {
+                str(index): self.build_out_norm(embed_dims[index])
+                if out_norm
+                else nn.Identity()
+                for index in sorted(self.out_indices)
+            }
+        )
+        self.apply(self._init_module)
+        self._freeze()
+
+    @abstractmethod
+    def build_stem(self) -> nn.Module:
+        """Build what maps an image (B, C, H, W) to the first map (B, H', W', C')."""
+
+    @abstractmethod
+    def build_downsample(self, stage: int) -> nn.Module:
+        """Build what leads from the map of ``stage - 1`` to that of ``stage``."""
+
+    @abstractmethod
+    def build_block(
+        self, stage: int, block: int, drop_path_rate: float
+    ) -> nn.Module:
+        """Build block number ``block`` of ``stage``."""
+
+    @abstractmethod
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build the norm of one returned map, on (B, H, W, C)."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the pyramid.
+
+        Args:
+            x: Images, (B, C, H, W), with H and W at least 32 pixels.
+
+        Returns:
+            One map (B, C_i, H / stride_i, W / stride_i) for each of ``out_indices``,
+            in channels_last memory format.
+
+        Raises:
+            ValueError: If the shape of ``x`` does not fit.
+        """
+        maps = self.forward_stages(x)
+        return tuple(
+            # (B, H, W, C) -> (B, C, H, W), a view
+            self.out_norms[str(index)](maps[index]).permute(0, 3, 1, 2)
+            for index in self.out_indices
+        )
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Compute the raw map of every stage that is built, without output norms.
+
+        Args:
+            x: Images, (B, C, H, W), with H and W at least 32 pixels.
+
+        Returns:
+            The maps behind the last block of each stage, (B, H_i, W_i, C_i).
+
+        Raises:
+            ValueError: If the shape of ``x`` does not fit.
+        """
+        self._check_input(x)
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+
+    def train(self, mode: bool = True) -> "MLPBackbone":
+        """Switch the mode; frozen parts, and norms with ``norm_eval``, stay in eval."""
+        super().train(mode)
+        if mode:
+            for part in self._frozen_parts():
+                part.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def init_weights(self) -> None:
+        """Initialise by ``init_cfg``; ``Pretrained`` goes through the strict loader."""
+        if isinstance(self.init_cfg, Mapping):
+            if self.init_cfg.get("type") == "Pretrained":
+                options = {k: v for k, v in self.init_cfg.items() if k != "type"}
+                load_pretrained(self, **options)
+                self._is_init = True
+                return
+        super().init_weights()
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Say how deep a parameter lies, for layer-wise learning rate decay.
+
+        Args:
+            param_name: The name of the parameter.
+            prefix: What stands before the names of this backbone, such as
+                ``"backbone."``.
+
+        Returns:
+            The layer's number, 0 for the stem, 1 ... N for the N blocks (a
+            downsampling counts with the block behind it) and N + 1 for everything
+            else; and the number of layers, N + 2.
+        """
+        num_blocks = sum(len(stage.blocks) for stage in self.stages)
+        name = param_name.removeprefix(prefix)
+        parts = name.split(".")
+        if not param_name.startswith(prefix):
+            return num_blocks + 1, num_blocks + 2
+        if parts[0] == "stem":
+            return 0, num_blocks + 2
+        if parts[0] == "stages":
+            stage = int(parts[1])
+            depth = sum(len(self.stages[index].blocks) for index in range(stage)) + 1
+            if parts[2] == "blocks":
+                depth += int(parts[3])
+            return depth, num_blocks + 2
+        return num_blocks + 1, num_blocks + 2
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of an architecture as a dict of its own.
+
+        Args:
+            arch: A name of ``arch_settings``, or a mapping with the same fields.
+
+        Raises:
+            TypeError: If ``arch`` is neither a name nor a mapping.
+            ValueError: If the name is unknown, or fields are missing, unknown or not
+                one value for each of the four stages.
+        """
+        names = ", ".join(cls.arch_settings)
+        if isinstance(arch, str):
+            if arch not in cls.arch_settings:
+                raise ValueError(
+                    f"unknown arch {arch!r} of {cls.__name__}, choose one of {names}"
+                )
+            return dict(cls.arch_settings[arch])
+        if not isinstance(arch, Mapping):
+            raise TypeError(
+                f"arch must be one of {names} or a mapping, got {arch!r} "
+                f"of type {type(arch).__name__}"
+            )
+        fields = next(iter(cls.arch_settings.values())).keys()
+        missing, unknown = fields - arch.keys(), arch.keys() - fields
+        if missing or unknown:
+            raise ValueError(
+                f"arch of {cls.__name__} needs exactly the fields {sorted(fields)}; "
+                f"missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
+        resolved = dict(arch)
+        cls._check_arch(resolved)
+        return resolved
+
+    @classmethod
+    def arguments_from_reference(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn the config of a reference case into arguments of this class.
+
+        Args:
+            config: The recorded fields: those of an arch, arguments of the class, and
+                the constants of ``reference_constants``.
+
+        Raises:
+            ValueError: If a constant is not the one this class is built on.
+        """
+        fields = next(iter(cls.arch_settings.values())).keys()
+        arguments: dict[str, Any] = {"arch": {key: config[key] for key in fields}}
+        for key, value in config.items():
+            if key in cls.reference_constants:
+                if value != cls.reference_constants[key]:
+                    raise ValueError(
+                        f"{cls.__name__} is built with {key} "
+                        f"{cls.reference_constants[key]!r}, the case has {value!r}"
+                    )
+            elif key not in fields:
+                arguments[cls.reference_names.get(key, key)] = value
+        return arguments
+
+    @classmethod
+    def _check_arch(cls, arch: dict[str, Any]) -> None:
+        num_stages = len(cls.stage_strides)
+        for field, value in arch.items():
+            if (
+                isinstance(value, str)
+                or not isinstance(value, Sequence)
+                or len(value) != num_stages
+                or not all(number > 0 for number in value)
+            ):
+                raise ValueError(
+                    f"arch field {field!r} of {cls.__name__} must hold {num_stages} "
+                    f"positive numbers, one for each stage, got {value!r}"
+                )
+
+    def _resolve_out_indices(self, out_indices: Sequence[int]) -> tuple[int, ...]:
+        if isinstance(out_indices, int) or not isinstance(out_indices, Sequence):
+            raise TypeError(
+                "out_indices must be a sequence of stage numbers, got "
+                f"{out_indices!r} of type {type(out_indices).__name__}"
+            )
+        num_stages = len(self.stage_strides)
+        resolved = []
+        for index in out_indices:
+            if not isinstance(index, int) or not -num_stages <= index < num_stages:
+                raise ValueError(
+                    f"out_indices {tuple(out_indices)} holds {index!r}; allowed are "
+                    f"{-num_stages} ... {num_stages - 1}"
+                )
+            resolved.append(index % num_stages)
+        if not resolved or len(set(resolved)) != len(resolved):
+            raise ValueError(
+                "out_indices must name at least one stage and none twice, got "
+                f"{tuple(out_indices)}"
+            )
+        return tuple(resolved)
+
+    def _check_frozen_stages(self, frozen_stages: int) -> int:
+        last = max(self.out_indices) + 1
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= last:
+            raise ValueError(
+                f"frozen_stages must be -1 (nothing), 0 (the stem) or up to {last} "
+                f"(the stem and that many stages), got {frozen_stages!r}"
+            )
+        return frozen_stages
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{type(self).__name__} takes images of shape (B, {self.in_channels}, "
+                f"H, W), got {tuple(x.shape)}"
+            )
+        if x.shape[2] < MIN_INPUT_SIZE or x.shape[3] < MIN_INPUT_SIZE:
+            raise ValueError(
+                f"images must be at least {MIN_INPUT_SIZE} x {MIN_INPUT_SIZE} pixels, "
+                f"got {x.shape[2]} x {x.shape[3]}"
+            )
+
+    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
+        if not 0.0 <= drop_path_rate < 1.0:
+            raise ValueError(
+                f"drop_path_rate must lie in [0, 1), got {drop_path_rate!r}"
+            )
+        depths = self.arch["depths"]
+        last = max(sum(depths) - 1, 1)
+        flat = iter(range(sum(depths)))
+        return [
+            [drop_path_rate * next(flat) / last for _ in range(depth)]
+            for depth in depths
+        ]
+
+    def _init_module(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stem, *self.stages[: self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for part in self._frozen_parts():
+            part.eval()
+            for parameter in part.parameters():
+                parameter.requires_grad = False
+
+
+def _positive(name: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    return value

@@ -1,0 +1,232 @@
+"""Loading weights into a backbone or classifier, with a strict two-way check."""
+
+import re
+from collections.abc import Iterable
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint
+
+__all__ = ["CheckpointError", "load_pretrained"]
+
+_OWN_SIGNATURE = re.compile(r"^(?:backbone\.)?stages\.\d+\.blocks\.\d+\.")
+_NUM_SHOWN = 5
+
+
+def load_pretrained(
+    model: nn.Module,
+    checkpoint: str | Path,
+    *,
+    prefix: str | None = None,
+    map_location: str | None = None,
+    sha256: str | None = None,
+) -> None:
+    """Load official weights, this package's or a whole OpenMMLab model's.
+
+    Every tensor of the file must find its place and every parameter its tensor, with
+    these exceptions, each of which is logged: a head of another number of classes; a
+    head, a final norm or stages that ``model`` does not have; and output norms, which
+    start fresh in a pyramid as they do in the authors' dense mode. A model that
+    returns the last stage alone takes the classifier's final norm as its output norm.
+
+    Args:
+        model: A backbone, or a classifier that has ``backbone`` and ``head``.
+        checkpoint: A file or address as in :func:`read_checkpoint`, or ``official``
+            for the address the authors published for the backbone's arch.
+        prefix: If given, only tensors whose names start so are used.
+        map_location: Accepted for MMEngine's sake; weights pass through the CPU.
+        sha256: The first digits of the file's SHA-256 hash, checked on download.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file cannot be read, or belongs to another family or
+            size; the message lists the first mismatches.
+    """
+    del map_location
+    backbone: Any = getattr(model, "backbone", model)
+    source = _resolve_official(backbone) if checkpoint == "official" else checkpoint
+    tensors = read_checkpoint(source, sha256=sha256)
+    if prefix is not None:
+        tensors = {
+            key.removeprefix(prefix).lstrip("."): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(prefix)
+        }
+    named = _to_own_names(tensors, backbone, source)
+    notes: list[str] = []
+    expected = model.state_dict()
+    is_classifier = model is not backbone
+    if is_classifier:
+        expected = {k.removeprefix("backbone."): v for k, v in expected.items()}
+    _fit_norms(named, backbone, notes)
+    _fit_head(named, expected, notes)
+    _fit_stages(named, backbone, notes)
+
+    fresh = {key for key in expected if key not in named and _may_be_fresh(key)}
+    for key in expected.keys() & named.keys():
+        named[key] = _squeeze_like(named[key], expected[key])
+    _compare(named, expected, fresh, f"{source} does not fit {_describe(backbone)}")
+
+    own_names = {
+        f"backbone.{key}" if is_classifier and not key.startswith("head.") else key: v
+        for key, v in named.items()
+    }
+    model.load_state_dict(own_names, strict=False)
+    norms_fresh = sorted(key for key in fresh if key.startswith("out_norms."))
+    if norms_fresh:
+        notes.append(f"output norms start fresh ({len(norms_fresh)} tensors)")
+    summary = f"loaded {len(named)} tensors from {source}"
+    print_log("; ".join([summary, *notes]), logger="current")
+
+
+def _resolve_official(backbone: Any) -> str:
+    released = backbone.released_weights
+    if backbone.arch_name not in released:
+        raise CheckpointError(
+            f"no official weights are known for {_describe(backbone)}; there are "
+            f"addresses for {', '.join(released) or 'no size'}"
+        )
+    return released[backbone.arch_name]
+
+
+def _to_own_names(
+    tensors: dict[str, Tensor], backbone: Any, source: str | Path
+) -> dict[str, Tensor]:
+    for layout in backbone.checkpoint_layouts:
+        if layout.matches(tensors):
+            if layout.check is not None:
+                try:
+                    layout.check(tensors, backbone)
+                except ValueError as error:
+                    raise CheckpointError(
+                        f"{source} does not fit {_describe(backbone)}: {error}"
+                    ) from error
+            return layout.rename(tensors)
+    if not any(_OWN_SIGNATURE.match(key) for key in tensors):
+        layouts = ", ".join(layout.name for layout in backbone.checkpoint_layouts)
+        raise CheckpointError(
+            f"{source} holds no {type(backbone).__name__}: its names fit neither this "
+            f"package nor the layouts known ({layouts or 'none'}); it starts with "
+            + ", ".join(list(tensors)[:_NUM_SHOWN])
+        )
+    whole_model = any(key.startswith("backbone.") for key in tensors)
+    if not whole_model:
+        return dict(tensors)
+    # necks and dense heads of a whole detector or segmentor are left aside
+    return {
+        key.removeprefix("backbone."): tensor
+        for key, tensor in tensors.items()
+        if key.startswith("backbone.") or re.match(r"head\.fc\.", key)
+    }
+
+
+def _fit_norms(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> None:
+    last = len(backbone.stage_strides) - 1
+    has = {key.split(".")[1] for key in named if key.startswith("out_norms.")}
+    final = [key for key in named if key.startswith("norm.")]
+    if has == {str(last)} and not final:  # a classifier of this package
+        final = [key for key in named if key.startswith("out_norms.")]
+    wanted = {
+        index
+        for index, norm in backbone.out_norms.items()
+        if next(norm.parameters(), None) is not None
+    }
+    if final and wanted == {str(last)}:
+        for key in final:
+            named[f"out_norms.{last}.{key.rsplit('.', 1)[1]}"] = named.pop(key)
+        return
+    if final:
+        notes.append("the classifier's final norm is left aside")
+    for key in final:
+        del named[key]
+    for key in [key for key in named if key.startswith("out_norms.")]:
+        if key.split(".")[1] not in wanted:
+            del named[key]
+
+
+def _fit_head(
+    named: dict[str, Tensor], expected: dict[str, Tensor], notes: list[str]
+) -> None:
+    head = [key for key in named if key.startswith("head.")]
+    if not head:
+        return
+    weight = named.get("head.fc.weight")
+    wanted = expected.get("head.fc.weight")
+    if wanted is None:
+        reason = "the classifier's head is left aside"
+    elif (
+        weight is not None
+        and weight.shape[0] != wanted.shape[0]
+        and weight.shape[1:] == wanted.shape[1:]
+    ):
+        reason = (
+            f"the head of {weight.shape[0]} classes is dropped, the model has "
+            f"{wanted.shape[0]}"
+        )
+        print_log(reason, logger="current", level=WARNING)
+    else:
+        return
+    notes.append(reason)
+    for key in head:
+        del named[key]
+
+
+def _fit_stages(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> None:
+    built, total = len(backbone.stages), len(backbone.stage_strides)
+    surplus = [
+        key
+        for key in named
+        if (match := re.match(r"stages\.(\d+)\.", key))
+        and built <= int(match[1]) < total
+    ]
+    if surplus:
+        notes.append(f"stages behind number {built - 1} are left aside")
+    for key in surplus:
+        del named[key]
+
+
+def _may_be_fresh(key: str) -> bool:
+    return key.startswith(("out_norms.", "head."))
+
+
+def _squeeze_like(tensor: Tensor, wanted: Tensor) -> Tensor:
+    """Read a 1x1 convolution as a linear layer and the other way round."""
+    if tensor.ndim != wanted.ndim and tensor.squeeze().shape == wanted.squeeze().shape:
+        return tensor.reshape(wanted.shape)
+    return tensor
+
+
+def _compare(
+    named: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    fresh: Iterable[str],
+    headline: str,
+) -> None:
+    missing = [key for key in expected if key not in named and key not in set(fresh)]
+    surplus = [key for key in named if key not in expected]
+    shapes = [
+        f"{key} {tuple(named[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in named and named[key].shape != expected[key].shape
+    ]
+    problems = [
+        f"{len(items)} {what}: {', '.join(items[:_NUM_SHOWN])}"
+        + (", ..." if len(items) > _NUM_SHOWN else "")
+        for what, items in (
+            ("of another shape", shapes),
+            ("missing in the file", missing),
+            ("unknown to the model", surplus),
+        )
+        if items
+    ]
+    if problems:
+        raise CheckpointError(f"{headline}; " + "; ".join(problems))
+
+
+def _describe(backbone: Any) -> str:
+    name = type(backbone).__name__
+    return f"{name} {backbone.arch_name}" if backbone.arch_name else name

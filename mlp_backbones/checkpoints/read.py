@@ -1,0 +1,123 @@
+"""Reading a file of weights without running code from it."""
+
+import argparse
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.utils.dl_utils import load_url
+from torch import Tensor
+
+
+class CheckpointError(ValueError):
+    """A file of weights that cannot be read or does not belong to the model."""
+
+
+def read_checkpoint(
+    source: str | Path, *, sha256: str | None = None
+) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint by name.
+
+    Nothing but tensors and plain containers is ever unpickled.
+
+    Args:
+        source: A ``.safetensors`` file, or a file of ``torch.save`` that holds a state
+            dict, plain or under ``state_dict`` or ``model``; or the http(s) address
+            of one, which is downloaded by MMEngine's loader and kept in torch's hub
+            folder.
+        sha256: The first digits of the file's SHA-256 hash, checked on download.
+
+    Returns:
+        The tensors by name, on the CPU, without a leading ``module.``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file cannot be read or holds no tensors.
+    """
+    name = str(source)
+    if re.match(r"https?://", name):
+        content = _download(name, sha256)
+    else:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"checkpoint {name} does not exist")
+        content = _read_file(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = {}
+    if isinstance(content, Mapping):
+        tensors = {
+            str(key).removeprefix("module."): value
+            for key, value in content.items()
+            if isinstance(value, Tensor)
+        }
+    if not tensors:
+        raise CheckpointError(
+            f"{name} holds no state dict, neither plain nor under 'state_dict' or "
+            "'model'"
+        )
+    return tensors
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with _harmless_globals():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"cannot read checkpoint {path}: {reason}") from error
+
+
+def _download(url: str, sha256: str | None) -> Any:
+    file_name = url.rsplit("/", 1)[-1]
+    if sha256 is not None:
+        stem, _, suffix = file_name.rpartition(".")
+        file_name = f"{stem}-{sha256}.{suffix}"  # where torch.hub looks for the hash
+    try:
+        with _harmless_globals():
+            return load_url(
+                url,
+                map_location="cpu",
+                file_name=file_name,
+                check_hash=sha256 is not None,
+                weights_only=True,
+            )
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CheckpointError(f"cannot download {url}: {reason}") from error
+
+
+def _harmless_globals() -> AbstractContextManager[Any]:
+    """Admit the plain data classes that training scripts store beside the weights.
+
+    Official scripts store their ``argparse.Namespace``; MMEngine stores its
+    ``HistoryBuffer`` with numpy arrays. None of them runs code when unpickled.
+    """
+    if not hasattr(torch.serialization, "safe_globals"):  # torch < 2.5
+        return nullcontext()
+    core = np._core if hasattr(np, "_core") else np.core
+    dtypes = [
+        type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")
+    ]
+    return torch.serialization.safe_globals(
+        [
+            argparse.Namespace,
+            HistoryBuffer,
+            np.ndarray,
+            np.dtype,
+            core.multiarray._reconstruct,
+            core.multiarray.scalar,
+            *dtypes,
+        ]
+    )

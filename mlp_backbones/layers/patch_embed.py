@@ -1,0 +1,38 @@
+"""Stems and downsamplings that are one strided convolution."""
+
+from torch import Tensor, nn
+
+
+class ConvEmbed(nn.Module):
+    """A strided convolution with bias and no norm between channels-last maps.
+
+    Args:
+        in_channels: Channels of the input.
+        dim: Channels of the output.
+        kernel_size: Side of the kernel, in cells of the input.
+        stride: Step, in cells of the input.
+        padding: Zero padding on each side, in cells of the input.
+        channels_last: Whether the input is (B, H, W, C); a stem takes (B, C, H, W).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        padding: int = 0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size, stride, padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embedded map, (B, H', W', C')."""
+        if self.channels_last:
+            x = x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        x = self.proj(x).permute(0, 2, 3, 1)  # (B, C', H', W') -> (B, H', W', C')
+        # a stem fed with NCHW memory yields NCHW memory: settle the layout once
+        return x.contiguous()

@@ -1,0 +1,161 @@
+"""Models by name: the pyramid for dense prediction and the ImageNet classifier."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mlp_backbones.backbones import MLPBackbone
+from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.registry import MODELS
+
+__all__ = ["Classifier", "find_family", "get_backbone", "get_model", "list_models"]
+
+
+class _LinearHead(nn.Module):
+    """Mean over the map, then a linear layer named as mmpretrain names it."""
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(dim, num_classes)
+        nn.init.trunc_normal_(self.fc.weight, std=0.02)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, classes)."""
+        return self.fc(x.mean((2, 3)))
+
+
+class Classifier(nn.Module):
+    """A backbone's last map, normed, averaged and classified.
+
+    Its names are those of mmpretrain's ``ImageClassifier`` with a ``LinearClsHead``,
+    so that checkpoints pass between the two.
+
+    Args:
+        backbone: A backbone that returns its last stage alone.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, backbone: MLPBackbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = _LinearHead(backbone.out_channels[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, classes)."""
+        return self.head(self.backbone(x)[-1])
+
+
+def find_family(family: str) -> type[MLPBackbone]:
+    """Return the backbone class of a family.
+
+    Args:
+        family: The name in snake case, such as ``cycle_mlp``.
+
+    Raises:
+        ValueError: If there is no such family.
+    """
+    families = _families()
+    if family not in families:
+        raise ValueError(f"unknown family {family!r}, there are {', '.join(families)}")
+    return families[family]
+
+
+def _families() -> dict[str, type[MLPBackbone]]:
+    classes = MODELS.module_dict.values()
+    return {
+        cls.family: cls
+        for cls in sorted(classes, key=lambda cls: cls.__name__)
+        if isinstance(cls, type) and issubclass(cls, MLPBackbone)
+    }
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List the names of all models, or of those that fit a shell-style pattern.
+
+    Args:
+        pattern: Such as ``"cycle*"`` or ``"*_b1"``.
+
+    Returns:
+        Names ``{family}_{arch}``, families in alphabetical order, sizes in the order
+        of the paper's table.
+    """
+    names = [
+        f"{family}_{arch}"
+        for family, cls in sorted(_families().items())
+        for arch in cls.arch_settings
+    ]
+    return [name for name in names if fnmatch(name, pattern)]
+
+
+def get_backbone(
+    name: str,
+    *,
+    pretrained: str | Path | None = None,
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    **options: Any,
+) -> MLPBackbone:
+    """Build a backbone that returns a feature pyramid.
+
+    Args:
+        name: One of :func:`list_models`.
+        pretrained: A checkpoint as in
+            :func:`mlp_backbones.checkpoints.load_pretrained`, or None. Nothing is
+            downloaded unless this is an address or ``official``.
+        out_indices: The stages whose maps are returned.
+        options: Further arguments of the backbone's class.
+
+    Raises:
+        ValueError: If there is no model of that name, or an argument is impossible.
+
+    Example:
+        >>> import torch
+        >>> backbone = get_backbone("cycle_mlp_b1")
+        >>> [tuple(m.shape[1:]) for m in backbone(torch.rand(1, 3, 64, 64))]
+        [(64, 16, 16), (128, 8, 8), (320, 4, 4), (512, 2, 2)]
+    """
+    cls, arch = _resolve(name)
+    backbone = cls(arch, out_indices=out_indices, **options)
+    if pretrained is not None:
+        load_pretrained(backbone, pretrained)
+    return backbone
+
+
+def get_model(
+    name: str,
+    *,
+    pretrained: str | Path | None = None,
+    num_classes: int = 1000,
+    **options: Any,
+) -> Classifier:
+    """Build an image classifier.
+
+    Args:
+        name: One of :func:`list_models`.
+        pretrained: A checkpoint as in
+            :func:`mlp_backbones.checkpoints.load_pretrained`, or None. A head of
+            another number of classes is dropped with a warning.
+        num_classes: Number of classes.
+        options: Further arguments of the backbone's class.
+
+    Raises:
+        ValueError: If there is no model of that name, or an argument is impossible.
+    """
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f"num_classes must be a positive number, got {num_classes!r}")
+    cls, arch = _resolve(name)
+    model = Classifier(cls(arch, out_indices=(-1,), **options), num_classes)
+    if pretrained is not None:
+        load_pretrained(model, pretrained)
+    return model
+
+
+def _resolve(name: str) -> tuple[type[MLPBackbone], str]:
+    for family, cls in _families().items():
+        for arch in cls.arch_settings:
+            if name == f"{family}_{arch}":
+                return cls, arch
+    raise ValueError(f"unknown model {name!r}, choose one of {', '.join(list_models())}")

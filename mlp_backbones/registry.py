@@ -1,0 +1,41 @@
+"""Child registries of MMEngine's, scope ``mlp_backbones``.
+
+MMEngine imports this module by itself when a config names a scoped type such as
+``mlp_backbones.CycleMLP``, so no config needs ``custom_imports``. The modules that
+register something are imported on the first lookup (``locations``), never at import.
+"""
+
+from mmengine import registry as _root
+from mmengine.registry import Registry
+
+__all__ = [
+    "DATASETS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "OPTIM_WRAPPERS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+    "TASK_UTILS",
+    "TRANSFORMS",
+    "VISUALIZERS",
+]
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(
+        parent.name,
+        parent=parent,
+        scope="mlp_backbones",
+        locations=[f"mlp_backbones.{location}" for location in locations],
+    )
+
+
+MODELS = _child(_root.MODELS, "backbones")
+DATASETS = _child(_root.DATASETS, "datasets")
+TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
+HOOKS = _child(_root.HOOKS, "engine")
+METRICS = _child(_root.METRICS, "engine")
+OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, "engine")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
+VISUALIZERS = _child(_root.VISUALIZERS, "engine")
+TASK_UTILS = _child(_root.TASK_UTILS, "engine")
