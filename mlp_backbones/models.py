@@ -11,7 +11,14 @@ from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.registry import MODELS
 
-__all__ = ["Classifier", "find_family", "get_backbone", "get_model", "list_models"]
+__all__ = [
+    "Classifier",
+    "families",
+    "get_backbone",
+    "get_family",
+    "get_model",
+    "list_models",
+]
 
 
 class _LinearHead(nn.Module):
@@ -49,7 +56,7 @@ class Classifier(nn.Module):
         return self.head(self.backbone(x)[-1])
 
 
-def find_family(family: str) -> type[MLPBackbone]:
+def get_family(family: str) -> type[MLPBackbone]:
     """Return the backbone class of a family.
 
     Args:
@@ -58,13 +65,14 @@ def find_family(family: str) -> type[MLPBackbone]:
     Raises:
         ValueError: If there is no such family.
     """
-    families = _families()
-    if family not in families:
-        raise ValueError(f"unknown family {family!r}, there are {', '.join(families)}")
-    return families[family]
+    known = families()
+    if family not in known:
+        raise ValueError(f"unknown family {family!r}, there are {', '.join(known)}")
+    return known[family]
 
 
-def _families() -> dict[str, type[MLPBackbone]]:
+def families() -> dict[str, type[MLPBackbone]]:
+    """Return the backbone classes by the name of their family."""
     classes = MODELS.module_dict.values()
     return {
         cls.family: cls
@@ -85,7 +93,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """
     names = [
         f"{family}_{arch}"
-        for family, cls in sorted(_families().items())
+        for family, cls in sorted(families().items())
         for arch in cls.arch_settings
     ]
     return [name for name in names if fnmatch(name, pattern)]
@@ -154,8 +162,10 @@ def get_model(
 
 
 def _resolve(name: str) -> tuple[type[MLPBackbone], str]:
-    for family, cls in _families().items():
+    for family, cls in families().items():
         for arch in cls.arch_settings:
             if name == f"{family}_{arch}":
                 return cls, arch
-    raise ValueError(f"unknown model {name!r}, choose one of {', '.join(list_models())}")
+    raise ValueError(
+        f"unknown model {name!r}, choose one of {', '.join(list_models())}"
+    )

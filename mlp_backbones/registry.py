@@ -11,13 +11,10 @@ from mmengine.registry import Registry
 __all__ = [
     "DATASETS",
     "HOOKS",
-    "METRICS",
     "MODELS",
     "OPTIM_WRAPPERS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
-    "TASK_UTILS",
     "TRANSFORMS",
-    "VISUALIZERS",
 ]
 
 
@@ -33,9 +30,6 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(_root.MODELS, "backbones")
 DATASETS = _child(_root.DATASETS, "datasets")
 TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
-HOOKS = _child(_root.HOOKS, "engine")
-METRICS = _child(_root.METRICS, "engine")
-OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, "engine")
-OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, "engine")
-VISUALIZERS = _child(_root.VISUALIZERS, "engine")
-TASK_UTILS = _child(_root.TASK_UTILS, "engine")
+HOOKS = _child(_root.HOOKS, "engine.hooks")
+OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, "engine.optim")
+OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optim")

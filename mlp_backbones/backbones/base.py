@@ -162,9 +162,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         """Build what leads from the map of ``stage - 1`` to that of ``stage``."""
 
     @abstractmethod
-    def build_block(
-        self, stage: int, block: int, drop_path_rate: float
-    ) -> nn.Module:
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build block number ``block`` of ``stage``."""
 
     @abstractmethod
@@ -225,13 +223,12 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``; ``Pretrained`` goes through the strict loader."""
-        if isinstance(self.init_cfg, Mapping):
-            if self.init_cfg.get("type") == "Pretrained":
-                options = {k: v for k, v in self.init_cfg.items() if k != "type"}
-                load_pretrained(self, **options)
-                self._is_init = True
-                return
-        super().init_weights()
+        config = self.init_cfg
+        if not isinstance(config, Mapping) or config.get("type") != "Pretrained":
+            super().init_weights()
+            return
+        load_pretrained(self, **{k: v for k, v in config.items() if k != "type"})
+        self._is_init = True
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
         """Say how deep a parameter lies, for layer-wise learning rate decay.
@@ -246,7 +243,8 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             downsampling counts with the block behind it) and N + 1 for everything
             else; and the number of layers, N + 2.
         """
-        num_blocks = sum(len(stage.blocks) for stage in self.stages)
+        depths = [len(stage.blocks) for stage in self.stages]  # type: ignore[arg-type]
+        num_blocks = sum(depths)
         name = param_name.removeprefix(prefix)
         parts = name.split(".")
         if not param_name.startswith(prefix):
@@ -255,7 +253,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             return 0, num_blocks + 2
         if parts[0] == "stages":
             stage = int(parts[1])
-            depth = sum(len(self.stages[index].blocks) for index in range(stage)) + 1
+            depth = sum(depths[:stage]) + 1
             if parts[2] == "blocks":
                 depth += int(parts[3])
             return depth, num_blocks + 2

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 Replacement = str | Callable[[re.Match[str]], str]
 
@@ -29,7 +30,7 @@ class CheckpointLayout:
     signature: str
     renames: tuple[tuple[str, Replacement], ...]
     drops: tuple[str, ...] = ()
-    check: Callable[[dict[str, Tensor], nn.Module], None] | None = None
+    check: Callable[[dict[str, Tensor], Any], None] | None = None
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Say whether some key has this layout's signature."""

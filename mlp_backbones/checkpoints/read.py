@@ -98,6 +98,10 @@ def _download(url: str, sha256: str | None) -> Any:
         raise CheckpointError(f"cannot download {url}: {reason}") from error
 
 
+def _nothing(*_: Any) -> None:
+    """Stand for what a file asks to call and this package does not."""
+
+
 def _harmless_globals() -> AbstractContextManager[Any]:
     """Admit the plain data classes that training scripts store beside the weights.
 
@@ -108,12 +112,15 @@ def _harmless_globals() -> AbstractContextManager[Any]:
         return nullcontext()
     core = np._core if hasattr(np, "_core") else np.core
     dtypes = [
-        type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")
+        type(np.dtype(name))
+        for name in ("float64", "float32", "int64", "int32", "bool")
     ]
     return torch.serialization.safe_globals(
         [
             argparse.Namespace,
             HistoryBuffer,
+            # a history names its own methods; they are not needed, nor looked up
+            *((_nothing, path) for path in ("getattr", "builtins.getattr")),
             np.ndarray,
             np.dtype,
             core.multiarray._reconstruct,

@@ -3,6 +3,8 @@
 from torch import Tensor, nn
 
 from mlp_backbones.layers.drop_path import DropPath
+from mlp_backbones.layers.mlp import ChannelMLP
+from mlp_backbones.layers.recompute import recomputed
 
 
 class MixerBlock(nn.Module):
@@ -15,6 +17,10 @@ class MixerBlock(nn.Module):
         mlp: Channel MLP, (B, H, W, C) to (B, H, W, C).
         drop_path_rate: Stochastic depth rate of both branches.
         branch_scale: Constant factor on both branches.
+        recompute_mixer: Whether the mixer's inner maps are computed again in the
+            backward pass instead of stored.
+        recompute_mlp: Whether the MLP's normed and activated maps are, which costs no
+            matrix product.
     """
 
     def __init__(
@@ -23,9 +29,11 @@ class MixerBlock(nn.Module):
         norm1: nn.Module,
         mixer: nn.Module,
         norm2: nn.Module,
-        mlp: nn.Module,
+        mlp: ChannelMLP,
         drop_path_rate: float = 0.0,
         branch_scale: float = 1.0,
+        recompute_mixer: bool = False,
+        recompute_mlp: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = norm1
@@ -34,11 +42,26 @@ class MixerBlock(nn.Module):
         self.mlp = mlp
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
         self.branch_scale = branch_scale
+        self.recompute_mixer = recompute_mixer
+        self.recompute_mlp = recompute_mlp
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        x = x + self._scale(self.drop_path(self.mixer(self.norm1(x))))
-        return x + self._scale(self.drop_path(self.mlp(self.norm2(x))))
+        if self.recompute_mixer and self.training:
+            x = self._add(x, recomputed(self._mix, x))
+        else:
+            x = self._add(x, self._mix(x))
+        if self.recompute_mlp and self.training:
+            hidden = recomputed(self._expand, x)
+            return self._add(x, recomputed(self.mlp.contract, hidden))
+        return self._add(x, self.mlp.contract(self._expand(x)))
 
-    def _scale(self, branch: Tensor) -> Tensor:
-        return branch if self.branch_scale == 1.0 else branch * self.branch_scale
+    def _mix(self, x: Tensor) -> Tensor:
+        return self.mixer(self.norm1(x))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.mlp.fc1(self.norm2(x))
+
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
+        branch = self.drop_path(branch)
+        return x + (branch if self.branch_scale == 1.0 else branch * self.branch_scale)

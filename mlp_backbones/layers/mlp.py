@@ -20,4 +20,8 @@ class ChannelMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        return self.fc2(self.act(self.fc1(x)))
+        return self.contract(self.fc1(x))
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        """Activate the hidden map, (..., hidden), and lead it back to (..., C)."""
+        return self.fc2(self.act(hidden))

@@ -29,13 +29,23 @@ class SplitAttention(nn.Module):
 
     def forward(self, branches: Sequence[Tensor]) -> Tensor:
         """Blend K maps (B, H, W, C) into one, (B, H, W, C)."""
+        return blend(branches, self.weigh(branches))
+
+    def weigh(self, branches: Sequence[Tensor]) -> Tensor:
+        """Compute the weights of K maps (B, H, W, C): (K, B, 1, 1, C)."""
         # the mean of a sum is the sum of means: no summed map is ever stored
-        pooled = sum(branch.mean((1, 2), keepdim=True) for branch in branches)
+        pooled = branches[0].mean((1, 2), keepdim=True)
+        for branch in branches[1:]:
+            pooled = pooled + branch.mean((1, 2), keepdim=True)
         logits = self.fc2(self.act(self.fc1(pooled)))
         logits = logits.unflatten(-1, (-1, self.num_branches))  # (B, 1, 1, C, K)
         weights = torch.softmax(logits, dim=-1).to(branches[0].dtype)
-        weights = weights.unbind(-1)  # K times (B, 1, 1, C)
-        blended = branches[0] * weights[0]
-        for branch, weight in zip(branches[1:], weights[1:], strict=True):
-            blended = torch.addcmul(blended, branch, weight)
-        return blended
+        return weights.movedim(-1, 0)  # (K, B, 1, 1, C)
+
+
+def blend(branches: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Sum K maps (B, H, W, C) with weights (K, B, 1, 1, C)."""
+    blended = branches[0] * weights[0]
+    for index, branch in enumerate(branches[1:], start=1):
+        blended = torch.addcmul(blended, branch, weights[index])
+    return blended

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.models import Classifier, find_family
+from mlp_backbones.models import Classifier, get_family
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def load_reference_case(path: str | Path) -> ReferenceCase:
     tensors = load_file(tensors_path)
     weights = {k[3:]: v for k, v in tensors.items() if k.startswith("sd.")}
 
-    cls = find_family(description["family"])
+    cls = get_family(description["family"])
     arguments = cls.arguments_from_reference(description["config"])
     backbone = cls(**arguments, out_indices=(-1,))
     model = Classifier(backbone, description["num_classes"]).eval()

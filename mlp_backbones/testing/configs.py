@@ -1,0 +1,373 @@
+"""Take any training config, make it small, and run one step and one prediction.
+
+For tests of config folders, this package's own and users': a config is named by rule,
+built without downloads, fed with synthetic samples of its task, and stepped with its
+own optimizer wrapper.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor
+
+__all__ = [
+    "TASKS",
+    "ConfigName",
+    "StepReport",
+    "build_model",
+    "build_optimizer",
+    "count_parameters",
+    "find_config_dir",
+    "find_configs",
+    "make_batch",
+    "parse_config_name",
+    "shrink_config",
+    "take_step",
+]
+
+TASKS = {
+    "mmdet": "detection",
+    "mmseg": "segmentation",
+    "mmpretrain": "classification",
+}
+"""The task of a config by its ``default_scope``."""
+
+_DENSE = re.compile(
+    r"(?P<head>[a-z0-9-]+)_(?P<model>[a-z0-9-]+)(_(?P<neck>[a-z]+))?"
+    r"_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<schedule>[a-z0-9]+)"
+    r"_(?P<dataset>[a-z][a-z0-9-]*)"
+)
+_CLASSIFIER = re.compile(
+    r"(?P<model>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)(-(?P<schedule>[a-z0-9]+))?"
+    r"_(?P<dataset>[a-z][a-z0-9-]*)"
+)
+_DENSE_FORM = "{head}_{family}-{size}_{neck}_{gpus}xb{batch}-{schedule}_{dataset}"
+_CLASSIFIER_FORM = "{family}-{size}_{gpus}xb{batch}_in1k"
+
+
+@dataclass(frozen=True)
+class ConfigName:
+    """What the name of a config file says.
+
+    Attributes:
+        head: Such as ``retinanet``; None for a classifier.
+        family: The family as in the name, such as ``cycle-mlp``.
+        size: Such as ``b1``.
+        neck: Such as ``fpn``, or None.
+        gpus: Number of GPUs the recipe is for.
+        batch: Images a GPU takes in one step.
+        schedule: Such as ``1x``, ``20e`` or ``40k``; None where the name has none.
+        dataset: Such as ``coco`` or ``ade20k-512x512``.
+    """
+
+    head: str | None
+    family: str
+    size: str
+    neck: str | None
+    gpus: int
+    batch: int
+    schedule: str | None
+    dataset: str
+
+
+def find_config_dir() -> Path:
+    """Return this package's folder of configs, in a checkout or an installation.
+
+    Raises:
+        FileNotFoundError: If neither is there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "configs", package / ".mim" / "configs"):
+        if (folder / "_base_").is_dir():
+            return folder
+    raise FileNotFoundError(f"no configs beside {package} and none inside it")
+
+
+def find_configs(folder: str | Path) -> list[Path]:
+    """List the configs one folder below, but for the parts in ``_base_``.
+
+    Args:
+        folder: The folder that holds ``_base_`` and one folder for each family.
+
+    Raises:
+        FileNotFoundError: If there are none, so that no test passes by testing
+            nothing.
+    """
+    configs = sorted(
+        path for path in Path(folder).glob("*/*.py") if path.parent.name != "_base_"
+    )
+    if not configs:
+        raise FileNotFoundError(f"no configs in the folders of {folder}")
+    return configs
+
+
+def parse_config_name(path: str | Path) -> ConfigName:
+    """Take the name of a config apart.
+
+    Args:
+        path: The file; the folder's name is the family's, with underscores.
+
+    Raises:
+        ValueError: If the name does not follow the rule.
+    """
+    path = Path(path)
+    family = path.parent.name.replace("_", "-")
+    for pattern in (_CLASSIFIER, _DENSE):
+        match = pattern.fullmatch(path.stem)
+        if match and match["model"].startswith(f"{family}-"):
+            parts = match.groupdict()
+            return ConfigName(
+                head=parts.get("head"),
+                family=family,
+                size=match["model"].removeprefix(f"{family}-"),
+                neck=parts.get("neck"),
+                gpus=int(match["gpus"]),
+                batch=int(match["batch"]),
+                schedule=match["schedule"],
+                dataset=match["dataset"],
+            )
+    raise ValueError(
+        f"the name of {path} should read {_DENSE_FORM}.py (the neck may be left out) "
+        f"or {_CLASSIFIER_FORM}.py, with {{family}} = {family}"
+    )
+
+
+def shrink_config(config: Config, image_size: int = 64) -> Config:
+    """Copy a config without pretrained weights, chance and long lists of proposals.
+
+    Architecture and losses stay as they are. Stochastic depth and dropout are switched
+    off, so that in one step every parameter in use gets a gradient.
+
+    Args:
+        config: Any detection, segmentation or classification config.
+        image_size: Side of the images it will see, in pixels.
+    """
+    config = Config(config.to_dict())
+    model = config.model
+    _drop_pretrained(model)
+    if "drop_path_rate" in model.backbone:
+        model.backbone.drop_path_rate = 0.0
+    for head in ("decode_head", "auxiliary_head"):
+        if head in model:
+            model[head].dropout_ratio = 0.0
+    task = TASKS[config.default_scope]
+    if task == "segmentation" and "size" in model.data_preprocessor:
+        model.data_preprocessor.size = (image_size, image_size)
+    if task == "detection":
+        _shrink_proposals(model)
+    return config
+
+
+def _drop_pretrained(node: Any) -> None:
+    if isinstance(node, Mapping):
+        init = node.get("init_cfg")
+        if isinstance(init, Mapping) and init.get("type") == "Pretrained":
+            node["init_cfg"] = None  # type: ignore[index]
+        for child in node.values():
+            _drop_pretrained(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _drop_pretrained(child)
+
+
+def _shrink_proposals(model: ConfigDict) -> None:
+    limits = {"nms_pre": 100, "max_per_img": 20, "score_thr": 0.0}
+    train, test = model.get("train_cfg") or {}, model.get("test_cfg") or {}
+    for section in (train.get("rpn_proposal"), test, test.get("rpn"), test.get("rcnn")):
+        if section is not None:
+            section.update({k: v for k, v in limits.items() if k in section})
+    if "rpn" in train:
+        train["rpn"]["sampler"]["num"] = 10_000  # all anchors, so that no level is out
+    if "rcnn" in train:
+        train["rcnn"]["sampler"]["num"] = 32
+
+
+def build_model(config: Config, device: str = "cpu") -> BaseModel:
+    """Build the model of a config as MMEngine's runner does without distribution.
+
+    Args:
+        config: Any detection, segmentation or classification config.
+        device: ``meta`` builds without memory, to count parameters; any other also
+            initialises the weights.
+    """
+    settings = ConfigDict(config.model.to_dict())
+    preprocessor = config.get("data_preprocessor")
+    if preprocessor is not None:
+        settings.setdefault("data_preprocessor", preprocessor)
+    with (
+        DefaultScope.overwrite_default_scope(config.default_scope),
+        torch.device(device),
+    ):
+        model = revert_sync_batchnorm(MODELS.build(settings))
+        if device != "meta":
+            model.init_weights()
+    return model
+
+
+def build_optimizer(config: Config, model: BaseModel) -> OptimWrapper:
+    """Build the config's own optimizer wrapper, with its rules for single parameters.
+
+    Args:
+        config: The config that the model comes from.
+        model: The model to optimise.
+    """
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return build_optim_wrapper(model, config.optim_wrapper)
+
+
+def count_parameters(config: Config) -> int:
+    """Count the parameters of a config's whole model, without allocating them.
+
+    Args:
+        config: Any detection, segmentation or classification config.
+    """
+    settings = Config(config.to_dict())
+    _drop_pretrained(settings.model)
+    model = build_model(settings, device="meta")
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def make_batch(
+    config: Config, batch_size: int = 2, image_size: int = 64, seed: int = 0
+) -> dict[str, list]:
+    """Make images of noise with annotations of the config's task.
+
+    Each image has two objects, or two regions, or one label.
+
+    Args:
+        config: The config; number of classes and task are read from it.
+        batch_size: Number of images.
+        image_size: Side of the images, in pixels.
+        seed: Of the noise.
+
+    Returns:
+        ``inputs``, uint8 tensors (3, H, W), and ``data_samples``, as the config's data
+        loader would give them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, image_size, image_size)
+    images = [
+        torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        for _ in range(batch_size)
+    ]
+    make_sample = {
+        "detection": _detection_sample,
+        "segmentation": _segmentation_sample,
+        "classification": _classification_sample,
+    }[TASKS[config.default_scope]]
+    samples = []
+    for index in range(batch_size):
+        sample = make_sample(config.model, index, image_size)
+        sample.set_metainfo(
+            {
+                "img_id": index,
+                "img_path": f"{index}.jpg",
+                "img_shape": (image_size, image_size),
+                "ori_shape": (image_size, image_size),
+                "pad_shape": (image_size, image_size),
+                "batch_input_shape": (image_size, image_size),
+                "scale_factor": (1.0, 1.0),
+            }
+        )
+        samples.append(sample)
+    return {"inputs": images, "data_samples": samples}
+
+
+def _detection_sample(model: ConfigDict, index: int, size: int) -> Any:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    with_mask = "mask_head" in (model.get("roi_head") or {})
+    head = model.roi_head.bbox_head if "roi_head" in model else model.bbox_head
+    boxes = torch.tensor([[1, 2, 13, 15], [12, 10, 60, 62]]) * size // 64
+    instances = InstanceData(
+        bboxes=boxes.float(),
+        labels=torch.tensor([index % head.num_classes, head.num_classes - 1]),
+    )
+    if with_mask:
+        masks = torch.zeros(2, size, size, dtype=torch.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+            mask[top:bottom, left:right] = 1
+        instances.masks = BitmapMasks(masks.numpy(), size, size)
+    sample = DetDataSample(gt_instances=instances)
+    sample.ignored_instances = InstanceData(
+        bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+    )
+    return sample
+
+
+def _segmentation_sample(model: ConfigDict, index: int, size: int) -> Any:
+    from mmseg.structures import SegDataSample
+
+    classes = torch.full((1, size, size), model.decode_head.num_classes - 1)
+    classes[:, : size // 2] = index % model.decode_head.num_classes
+    classes[:, :2] = 255  # not labelled
+    return SegDataSample(gt_sem_seg=PixelData(data=classes))
+
+
+def _classification_sample(model: ConfigDict, index: int, size: int) -> Any:
+    from mmpretrain.structures import DataSample
+
+    return DataSample().set_gt_label(model.head.num_classes - 1 - index)
+
+
+@dataclass
+class StepReport:
+    """What one optimisation step did.
+
+    Attributes:
+        losses: The loss terms by name.
+        without_gradient: Trainable parameters that got no gradient.
+        zero_gradient: Trainable parameters whose gradient is zero everywhere.
+        unchanged: Parameters with a gradient that the step left as they were.
+    """
+
+    losses: dict[str, float]
+    without_gradient: list[str] = field(default_factory=list)
+    zero_gradient: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+
+
+def take_step(
+    model: BaseModel, batch: Mapping[str, Any], optimizer: OptimWrapper
+) -> StepReport:
+    """Compute the loss of a batch, its gradients, and one step of the optimizer.
+
+    Args:
+        model: The model; it is put in training mode.
+        batch: As :func:`make_batch` gives it.
+        optimizer: As :func:`build_optimizer` gives it.
+    """
+    model.train()
+    with optimizer.optim_context(model):
+        data = model.data_preprocessor(dict(batch), training=True)
+        loss, log = model.parse_losses(model(**data, mode="loss"))
+    optimizer.backward(loss)
+    report = StepReport(
+        losses={k: float(v.detach()) for k, v in log.items() if "loss" in k}
+    )
+    before: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None:
+            report.without_gradient.append(name)
+        elif not parameter.grad.any():
+            report.zero_gradient.append(name)
+        else:
+            before[name] = parameter.detach().clone()
+    optimizer.step()
+    after = dict(model.named_parameters())
+    report.unchanged = [
+        name for name, value in before.items() if torch.equal(value, after[name])
+    ]
+    return report

@@ -1,0 +1,304 @@
+"""Loading: what is accepted, what is refused, and what is said."""
+
+import argparse
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mlp_backbones import get_backbone, get_model
+from mlp_backbones.backbones import CycleMLP
+from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
+from mlp_backbones.models import Classifier
+from mlp_backbones.registry import MODELS
+from mlp_backbones.testing import load_reference_case
+
+CASE = "cycle_mlp/b_like_square"
+
+
+@pytest.fixture
+def case(reference_dir: Path):
+    return load_reference_case(reference_dir / f"{CASE}.json")
+
+
+@pytest.fixture
+def official(reference_dir: Path) -> dict[str, Tensor]:
+    tensors = load_file(reference_dir / f"{CASE}.safetensors")
+    return {k[3:]: v.clone() for k, v in tensors.items() if k.startswith("sd.")}
+
+
+@pytest.fixture
+def classifier(case) -> Callable[..., Classifier]:
+    """Build fresh classifiers of the case's size."""
+
+    def build(num_classes: int = 10, **options) -> Classifier:
+        backbone = CycleMLP(case.model.backbone.arch, out_indices=(3,), **options)
+        return Classifier(backbone, num_classes).eval()
+
+    return build
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """Collect what MMEngine's logger says."""
+    from mmengine.logging import MMLogger
+
+    messages: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    logger = MMLogger.get_current_instance()
+    handler = Collect()
+    logger.addHandler(handler)
+    yield messages
+    logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("form", ["plain", "model", "state_dict", "safetensors", "ddp"])
+def test_file_forms(form: str, case, official, classifier, tmp_path: Path) -> None:
+    file = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    if form == "safetensors":
+        save_file(official, file)
+    elif form == "plain":
+        torch.save(official, file)
+    elif form == "ddp":
+        torch.save({f"module.{k}": v for k, v in official.items()}, file)
+    else:  # what official scripts store beside the weights must not stand in the way
+        extras = {"args": argparse.Namespace(lr=0.1), "epoch": 3}
+        torch.save({form: official, **extras}, file)
+    model = classifier()
+    load_pretrained(model, file)
+    torch.testing.assert_close(
+        model(case.input), case.expected["out.logits"], rtol=0, atol=1e-5
+    )
+
+
+def test_backbone_by_init_cfg(case, official, tmp_path: Path, said) -> None:
+    file = tmp_path / "w.pth"
+    torch.save({"model": official}, file)
+    backbone = MODELS.build(
+        {
+            "type": "CycleMLP",
+            "arch": case.model.backbone.arch,
+            "init_cfg": {"type": "Pretrained", "checkpoint": str(file)},
+        }
+    ).eval()
+    backbone.init_weights()
+    with torch.no_grad():
+        for index, feature in enumerate(backbone(case.input)):
+            raw = case.expected[f"out.stage{index}"].permute(0, 2, 3, 1)
+            fresh = torch.nn.functional.layer_norm(raw, raw.shape[-1:], eps=1e-5)
+            torch.testing.assert_close(
+                feature, fresh.permute(0, 3, 1, 2), rtol=0, atol=1e-5
+            )
+    assert any("final norm is left aside" in line for line in said)
+    assert any("output norms start fresh" in line for line in said)
+
+
+def test_init_cfg_inside_a_detector(case, official, tmp_path: Path) -> None:
+    from mmdet.registry import MODELS as DETECTORS
+    from mmengine.registry import DefaultScope
+
+    file = tmp_path / "w.pth"
+    torch.save(official, file)
+    dims = case.model.backbone.arch["embed_dims"]
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        detector = DETECTORS.build(
+            {
+                "type": "RetinaNet",
+                "backbone": {
+                    "type": "mlp_backbones.CycleMLP",
+                    "arch": case.model.backbone.arch,
+                    "init_cfg": {"type": "Pretrained", "checkpoint": str(file)},
+                },
+                "neck": {
+                    "type": "FPN",
+                    "in_channels": list(dims),
+                    "out_channels": 8,
+                    "num_outs": 5,
+                },
+                "bbox_head": {
+                    "type": "RetinaHead",
+                    "num_classes": 3,
+                    "in_channels": 8,
+                    "feat_channels": 8,
+                },
+            }
+        )
+        detector.init_weights()
+    stem = detector.backbone.stem.proj.weight
+    assert torch.equal(stem, official["patch_embed.proj.weight"])
+
+
+def test_dense_checkpoints_bring_their_norms(case, official, tmp_path: Path) -> None:
+    dims = case.model.backbone.arch["embed_dims"]
+    for index in range(4):
+        official[f"norm{2 * index}.weight"] = torch.rand(dims[index])
+        official[f"norm{2 * index}.bias"] = torch.rand(dims[index])
+    for key in ("norm.weight", "norm.bias", "head.weight", "head.bias"):
+        del official[key]
+    torch.save(official, tmp_path / "w.pth")
+    backbone = CycleMLP(case.model.backbone.arch)
+    load_pretrained(backbone, tmp_path / "w.pth")
+    for index in range(4):
+        norm = backbone.out_norms[str(index)]
+        assert torch.equal(norm.weight, official[f"norm{2 * index}.weight"])
+
+
+def test_head_of_other_classes_is_dropped_and_said(
+    official, classifier, tmp_path: Path, said
+) -> None:
+    torch.save(official, tmp_path / "w.pth")
+    model = classifier(num_classes=7)
+    head = model.head.fc.weight.clone()
+    load_pretrained(model, tmp_path / "w.pth")
+    assert torch.equal(model.head.fc.weight, head)
+    assert torch.equal(model.backbone.stem.proj.bias, official["patch_embed.proj.bias"])
+    assert any("head of 10 classes is dropped, the model has 7" in s for s in said)
+
+
+def test_own_checkpoints_go_round(case, classifier, tmp_path: Path) -> None:
+    content = {
+        "state_dict": case.model.state_dict(),
+        # what MMEngine's runner stores besides
+        "message_hub": {"log_scalars": {"loss": HistoryBuffer([1.0, 2.0], [1, 1])}},
+        "meta": {"epoch": 1, "numpy": np.float64(0.5)},
+    }
+    torch.save(content, tmp_path / "epoch_1.pth")
+    model = classifier()
+    load_pretrained(model, tmp_path / "epoch_1.pth")
+    torch.testing.assert_close(model(case.input), case.model(case.input))
+    pyramid = CycleMLP(case.model.backbone.arch)
+    load_pretrained(pyramid, tmp_path / "epoch_1.pth")
+    assert torch.equal(pyramid.out_norms["3"].weight, torch.ones(44))
+
+
+def test_backbone_out_of_a_detector(case, tmp_path: Path) -> None:
+    source = CycleMLP(case.model.backbone.arch, out_indices=(1, 2, 3))
+    weights = {f"backbone.{k}": v for k, v in source.state_dict().items()}
+    weights["bbox_head.retina_cls.weight"] = torch.zeros(3)
+    torch.save({"state_dict": weights}, tmp_path / "w.pth")
+    for options in ({"prefix": "backbone."}, {}):
+        backbone = CycleMLP(case.model.backbone.arch, out_indices=(1, 2, 3))
+        load_pretrained(backbone, tmp_path / "w.pth", **options)
+        for key, tensor in backbone.state_dict().items():
+            assert torch.equal(tensor, source.state_dict()[key])
+
+
+def test_stages_not_built_are_left_aside(case, official, tmp_path: Path) -> None:
+    torch.save(official, tmp_path / "w.pth")
+    backbone = CycleMLP(case.model.backbone.arch, out_indices=(0, 1)).eval()
+    load_pretrained(backbone, tmp_path / "w.pth")
+    with torch.no_grad():
+        stage = backbone.forward_stages(case.input)[1].permute(0, 3, 1, 2)
+    torch.testing.assert_close(stage, case.expected["out.stage1"], rtol=0, atol=1e-5)
+
+
+def _lose_a_key(weights: dict[str, Tensor]) -> str:
+    del weights["network.2.0.mlp.fc1.bias"]
+    return "1 missing in the file: stages.1.blocks.0.mlp.fc1.bias"
+
+
+def _add_a_key(weights: dict[str, Tensor]) -> str:
+    weights["network.0.9.mlp.fc1.bias"] = torch.zeros(64)
+    return "1 unknown to the model: stages.0.blocks.9.mlp.fc1.bias"
+
+
+def _change_a_shape(weights: dict[str, Tensor]) -> str:
+    weights["network.0.0.norm1.bias"] = torch.zeros(3)
+    return r"1 of another shape: stages.0.blocks.0.norm1.bias \(3,\) instead of \(16,\)"
+
+
+def _change_a_step(weights: dict[str, Tensor]) -> str:
+    weights["network.0.0.attn.sfc_h.offset"][0, 3] = 2.0
+    return "network.0.0.attn.sfc_h.offset holds other steps"
+
+
+@pytest.mark.parametrize(
+    "damage", [_lose_a_key, _add_a_key, _change_a_shape, _change_a_step]
+)
+def test_damage_is_named(damage, official, classifier, tmp_path: Path) -> None:
+    message = damage(official)
+    torch.save(official, tmp_path / "w.pth")
+    model = classifier()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained(model, tmp_path / "w.pth")
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[key]), "a refused file must change nothing"
+
+
+def test_another_size_lists_the_first_mismatches(official, tmp_path: Path) -> None:
+    torch.save(official, tmp_path / "w.pth")
+    with pytest.raises(
+        CheckpointError, match=r"CycleMLP b1; \d+ of another shape"
+    ) as e:
+        get_model("cycle_mlp_b1", pretrained=tmp_path / "w.pth")
+    assert len(re.findall(r"instead of", str(e.value))) == 5
+    assert str(tmp_path / "w.pth") in str(e.value)
+
+
+def test_another_family_is_named(tmp_path: Path) -> None:
+    torch.save({"layer1.0.conv1.weight": torch.zeros(4)}, tmp_path / "resnet.pth")
+    with pytest.raises(CheckpointError, match=r"no CycleMLP.*layer1.0.conv1.weight"):
+        get_backbone("cycle_mlp_b1", pretrained=tmp_path / "resnet.pth")
+
+
+def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        read_checkpoint(tmp_path / "nowhere.pth")
+    for name in ("text.pth", "text.safetensors"):
+        (tmp_path / name).write_text("no weights here")
+        with pytest.raises(CheckpointError, match=name):
+            read_checkpoint(tmp_path / name)
+    torch.save({"model": {}, "epoch": 3}, tmp_path / "empty.pth")
+    with pytest.raises(CheckpointError, match="no state dict"):
+        read_checkpoint(tmp_path / "empty.pth")
+
+
+class _Trap:
+    def __reduce__(self):
+        return (Path.touch, (Path(self.target),))
+
+
+def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
+    trap = _Trap()
+    trap.target = str(tmp_path / "sprung")
+    torch.save({"model": {"a": torch.zeros(1)}, "x": trap}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match=r"trap\.pth"):
+        read_checkpoint(tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_addresses_are_asked_only_when_told(monkeypatch, official) -> None:
+    asked = []
+
+    def load_url(url, **options):
+        asked.append((url, options))
+        raise OSError("no network")
+
+    monkeypatch.setattr("mlp_backbones.checkpoints.read.load_url", load_url)
+    get_model("cycle_mlp_b1")
+    assert not asked
+    with pytest.raises(CheckpointError, match=r"CycleMLP_B1\.pth: no network"):
+        get_model("cycle_mlp_b1", pretrained="official")
+    with pytest.raises(CheckpointError, match="no network"):
+        read_checkpoint("https://example.org/a.pth", sha256="0123abcd")
+    (first, options), (_, hashed) = asked
+    assert first == CycleMLP.released_weights["b1"]
+    assert options["weights_only"] is True and options["check_hash"] is False
+    assert hashed["check_hash"] is True and hashed["file_name"] == "a-0123abcd.pth"
+
+
+def test_sizes_without_official_weights_say_so() -> None:
+    with pytest.raises(CheckpointError, match=r"CycleMLP tiny.*b1, b2"):
+        get_model("cycle_mlp_tiny", pretrained="official")
