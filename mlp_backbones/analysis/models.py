@@ -1,0 +1,88 @@
+"""Models of a config outside a runner, for the analysis tools."""
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from torch import Tensor, nn
+
+from mlp_backbones.engine.hooks import (
+    CheckpointMismatchError,
+    compare_state_dicts,
+    describe_mismatches,
+)
+
+
+def build_model(config: Config, checkpoint: str | None = None) -> nn.Module:
+    """Build the model of a config in eval mode.
+
+    Args:
+        config: a whole config with `default_scope`.
+        checkpoint: weights, which must fit in every key and shape. None leaves the
+            model as it is constructed; `init_cfg` is not carried out.
+
+    Raises:
+        CheckpointMismatchError: when the weights do not fit.
+    """
+    init_default_scope(config.default_scope)
+    model_config = config.model.copy()
+    if config.get("data_preprocessor") is not None:
+        model_config.setdefault("data_preprocessor", config.data_preprocessor)
+    model = revert_sync_batchnorm(MODELS.build(model_config))
+    if checkpoint is not None:
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, "cpu")
+        mismatches = compare_state_dicts(model, loaded)
+        if mismatches:
+            raise CheckpointMismatchError(describe_mismatches(checkpoint, mismatches))
+        load_state_dict(model, loaded.get("state_dict", loaded), strict=True)
+    return model.eval()
+
+
+class TensorForward(nn.Module):
+    """A model, or its backbone alone, as a function of an image batch.
+
+    What the network computes is run; the decoding of its outputs into boxes is not,
+    except for the proposals that the second stage of a detector needs.
+
+    Args:
+        model: classifier, detector or segmentor.
+        backbone_only: leave out neck and heads.
+    """
+
+    def __init__(self, model: nn.Module, backbone_only: bool = False) -> None:
+        super().__init__()
+        self.model: Any = model.backbone if backbone_only else model
+        self.is_detector = (
+            not backbone_only and type(model).__module__.split(".")[0] == "mmdet"
+        )
+
+    def forward(self, images: Tensor) -> Any:
+        """Run on normalised images, (B, 3, H, W)."""
+        if not self.is_detector:
+            return self.model(images)
+        from mmdet.structures import DetDataSample
+
+        size = tuple(images.shape[-2:])
+        meta = {
+            "img_shape": size,
+            "ori_shape": size,
+            "pad_shape": size,
+            "batch_input_shape": size,
+            "scale_factor": (1.0, 1.0),
+        }
+        samples = [DetDataSample(metainfo=meta) for _ in range(len(images))]
+        return self.model(images, samples, mode="tensor")
+
+
+def tensors_in(outputs: Any) -> list[Tensor]:
+    """All floating-point tensors in nested outputs, in order."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if torch.is_floating_point(outputs) else []
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    if isinstance(outputs, (list, tuple)):
+        return [tensor for item in outputs for tensor in tensors_in(item)]
+    return []

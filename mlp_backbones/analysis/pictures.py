@@ -1,0 +1,188 @@
+"""Pictures of predictions beside the ground truth, for all three tasks."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import VISUALIZERS, DefaultScope, init_default_scope
+from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement, PixelData
+from mmengine.visualization import Visualizer
+from numpy.typing import NDArray
+
+from mlp_backbones.analysis.models import build_model
+
+VISUALIZER_TYPES = {
+    "mmdet": "mmdet.DetLocalVisualizer",
+    "mmseg": "mmseg.SegLocalVisualizer",
+    "mmpretrain": "mmpretrain.UniversalVisualizer",
+}
+
+# Text on smaller pictures cannot be read.
+MIN_SIDE = 640
+
+
+def make_visualizer(dataset_meta: dict | None) -> Visualizer:
+    """Make the visualizer of the current default scope.
+
+    Args:
+        dataset_meta: `metainfo` of the data set: `classes` and perhaps `palette`.
+    """
+    scope = DefaultScope.get_current_instance().scope_name
+    settings: dict[str, Any] = {
+        "type": VISUALIZER_TYPES[scope],
+        "name": f"pictures_{scope}",
+    }
+    if scope == "mmseg":
+        settings["alpha"] = 0.6
+    visualizer = VISUALIZERS.build(settings)
+    visualizer.dataset_meta = dict(dataset_meta or {})
+    return visualizer
+
+
+def draw_prediction(
+    visualizer: Visualizer,
+    data_sample: BaseDataElement,
+    file: Path | None,
+    score_threshold: float = 0.3,
+    show: bool = False,
+    wait_time: float = 0.0,
+) -> None:
+    """Draw what a model says of an image: ground truth left, prediction right.
+
+    A classification is written onto the image, beside the true class.
+
+    Args:
+        visualizer: from `make_visualizer`.
+        data_sample: with `img_path` and predictions, as `model.test_step` gives it.
+        file: the picture; None shows it only.
+        score_threshold: detections below it are left out.
+        show: show the picture in a window as well.
+        wait_time: seconds that it is shown.
+
+    Raises:
+        FileNotFoundError: when the image of the sample cannot be read.
+    """
+    image = cv2.imread(str(data_sample.img_path))
+    if image is None:
+        raise FileNotFoundError(f"image {data_sample.img_path} cannot be read")
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    factor = max(1, math.ceil(MIN_SIDE / min(image.shape[:2])))
+    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
+    out_file = None if file is None else str(file)
+    shown: dict[str, Any] = {"show": show, "wait_time": wait_time}
+    if hasattr(visualizer, "visualize_cls"):
+        visualizer.visualize_cls(image, data_sample, out_file=out_file, **shown)
+        return
+    data_sample = _enlarged(data_sample.cpu(), factor, image.shape[:2])
+    if "pred_instances" in data_sample:
+        shown["pred_score_thr"] = score_threshold
+    else:
+        # mmseg looks for the centres of regions pixel by pixel: seconds for each image.
+        shown["with_labels"] = False
+    visualizer.add_datasample(
+        "prediction", image, data_sample, out_file=out_file, **shown
+    )
+
+
+def _enlarged(
+    sample: BaseDataElement, factor: int, size: Sequence[int]
+) -> BaseDataElement:
+    """Copy a sample and scale its boxes and masks to an enlarged image."""
+    sample = sample.clone()
+    for name in ("gt_instances", "pred_instances"):
+        if name not in sample:
+            continue
+        instances = sample.get(name)
+        boxes = instances.bboxes
+        boxes = boxes.tensor if hasattr(boxes, "tensor") else boxes
+        instances.bboxes = torch.as_tensor(boxes) * factor
+        if "masks" in instances:
+            masks = instances.masks
+            array = masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks
+            array = np.asarray(array).repeat(factor, axis=1).repeat(factor, axis=2)
+            instances.masks = torch.from_numpy(_cropped(array, size)).bool()
+    for name in ("gt_sem_seg", "pred_sem_seg"):
+        if name in sample:
+            labels = sample.get(name).data
+            labels = labels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
+            sample.set_field(PixelData(data=labels), name)
+    return sample
+
+
+def _cropped(masks: NDArray, size: Sequence[int]) -> NDArray:
+    """Cut masks, (N, H, W), to a size or fill them up with zeros."""
+    out = np.zeros((len(masks), *size), dtype=masks.dtype)
+    height, width = (min(a, b) for a, b in zip(masks.shape[1:], size, strict=True))
+    out[:, :height, :width] = masks[:, :height, :width]
+    return out
+
+
+class PictureFolder:
+    """Gives each image a file name of its own in one folder.
+
+    Args:
+        folder: made when the first name is asked for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._taken: dict[str, str] = {}
+
+    def file_for(self, img_path: str) -> Path:
+        """Name of the picture of an image: its stem, with its folder where two meet."""
+        path = Path(img_path)
+        name = path.stem
+        if self._taken.setdefault(name, img_path) != img_path:
+            name = f"{path.parent.name}_{path.stem}"
+            self._taken[name] = img_path
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{name}.png"
+
+
+def save_prediction_pictures(
+    config: Config,
+    checkpoint: str,
+    out_dir: Path,
+    num_images: int = 8,
+    score_threshold: float = 0.3,
+) -> list[Path]:
+    """Run a model on the first images of its test set and draw what it says.
+
+    Args:
+        config: a whole config.
+        checkpoint: its weights.
+        out_dir: folder for the pictures, made if need be.
+        num_images: how many.
+        score_threshold: detections below it are left out.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        ValueError: when `num_images` is below 1 or the weights do not fit.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images must be at least 1, got {num_images}")
+    init_default_scope(config.default_scope)
+    model: Any = build_model(config, checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device)
+    loader_config = config.test_dataloader.copy()
+    loader_config.update(batch_size=1, num_workers=0, persistent_workers=False)
+    loader_config.pop("prefetch_factor", None)
+    loader = Runner.build_dataloader(loader_config)
+    visualizer = make_visualizer(loader.dataset.metainfo)
+    pictures = PictureFolder(out_dir)
+    files = []
+    for batch, _ in zip(loader, range(num_images), strict=False):
+        with torch.no_grad():
+            sample = model.test_step(batch)[0]
+        files.append(pictures.file_for(sample.img_path))
+        draw_prediction(visualizer, sample, files[-1], score_threshold)
+    return files

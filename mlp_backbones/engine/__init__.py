@@ -1,0 +1,1 @@
+"""What training and testing need and MMEngine lacks."""

@@ -1,0 +1,322 @@
+"""Hooks: guards of a run's losses and weights; curves and pictures on the way."""
+
+import math
+from collections.abc import Sequence
+from logging import Handler
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+from mlp_backbones.registry import HOOKS
+
+
+class InvalidLossError(ValueError):
+    """A loss became NaN or infinite."""
+
+
+@HOOKS.register_module()
+class CheckLossHook(Hook):
+    """Stop the training when a loss is NaN or infinite.
+
+    Unlike mmdet's `CheckInvalidLossHook` it serves all tasks, misses no iteration
+    (the values wait on the device until the next check), names the loss component,
+    and looks once more before a checkpoint is written, so that damaged weights
+    never replace sound ones.
+
+    Args:
+        interval: iterations from check to check; each check waits for the device
+            once.
+
+    Raises:
+        InvalidLossError: from the check, naming component, value, epoch, iteration
+            and learning rate.
+    """
+
+    # Before LoggerHook and CheckpointHook, after the values have been recorded.
+    priority = "NORMAL"
+
+    def __init__(self, interval: int = 1) -> None:
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"interval must be an integer >= 1, got {interval!r}")
+        self.interval = interval
+        self._iterations: list[int] = []
+        self._names: list[list[str]] = []
+        self._values: list[Tensor] = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Remember the losses of this iteration and check when it is time."""
+        losses = {
+            name: torch.as_tensor(value).detach().float().mean()
+            for name, value in (outputs or {}).items()
+            if "loss" in name and isinstance(value, (Tensor, float, int))
+        }
+        if losses:
+            self._iterations.append(runner.iter + 1)
+            self._names.append(list(losses))
+            self._values.append(torch.stack(list(losses.values())))
+        if self.every_n_train_iters(runner, self.interval):
+            self._check(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse to write the weights that an invalid loss has damaged."""
+        self._check(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Check what came after the last full interval."""
+        self._check(runner)
+
+    def _check(self, runner: Runner) -> None:
+        if not self._values:
+            return
+        iterations, names, values = self._iterations, self._names, self._values
+        self._iterations, self._names, self._values = [], [], []
+        if bool(torch.cat(values).isfinite().all()):  # the one synchronisation
+            return
+        first = next(
+            index for index, row in enumerate(values) if not row.isfinite().all()
+        )
+        invalid = [
+            f"{name} = {value}"
+            for name, value in zip(names[first], values[first].tolist(), strict=True)
+            if not math.isfinite(value)
+        ]
+        message = (
+            f"invalid loss at epoch {runner.epoch + 1}, iteration {iterations[first]}: "
+            f"{', '.join(invalid)} (learning rate {_learning_rates(runner)}). "
+            "Checkpoints written so far are kept. A lower learning rate, a longer "
+            "warm-up, gradient clipping or a look at the data may help."
+        )
+        runner.logger.error(message)
+        _flush(runner.logger.handlers)
+        raise InvalidLossError(message)
+
+
+def _learning_rates(runner: Runner) -> str:
+    """All different learning rates of a run in a few characters."""
+    rates = {rate for group in runner.optim_wrapper.get_lr().values() for rate in group}
+    return " to ".join(f"{rate:.3g}" for rate in sorted({min(rates), max(rates)}))
+
+
+def _flush(handlers: Sequence[Handler]) -> None:
+    for handler in handlers:
+        handler.flush()
+
+
+class CheckpointMismatchError(ValueError):
+    """A checkpoint does not belong to the model."""
+
+
+@HOOKS.register_module()
+class StrictLoadHook(Hook):
+    """Load the checkpoint of a test strictly.
+
+    MMEngine loads with `strict=False`: a checkpoint of another architecture leaves
+    the model at its random weights, and the test runs to its end. Here every key and
+    shape must match in both directions.
+
+    Args:
+        checkpoint: path or address, as `load_from` takes it.
+
+    Raises:
+        CheckpointMismatchError: when a key or a shape does not match, listing the
+            first of them.
+    """
+
+    # After hooks that prepare for loading (EMAHook builds its model in before_run).
+    priority = "LOWEST"
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def before_run(self, runner: Runner) -> None:
+        """Load the weights; MMEngine then does not load them again."""
+        try:
+            runner.load_checkpoint(self.checkpoint, strict=True)
+        except RuntimeError as error:
+            loaded = CheckpointLoader.load_checkpoint(self.checkpoint, "cpu")
+            mismatches = compare_state_dicts(runner.model, loaded)
+            if not mismatches:
+                raise
+            raise CheckpointMismatchError(
+                describe_mismatches(self.checkpoint, mismatches)
+            ) from error
+
+
+def compare_state_dicts(model: nn.Module, checkpoint: dict) -> list[str]:
+    """Compare names and shapes of a model's weights with those of a checkpoint.
+
+    Args:
+        model: the model, which may be wrapped for distribution or for test-time
+            augmentation.
+        checkpoint: a loaded checkpoint, with or without `state_dict` around.
+
+    Returns:
+        One description for each difference, wrong shapes first.
+    """
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    loaded = checkpoint.get("state_dict", checkpoint)
+    loaded = {name.removeprefix("module."): value for name, value in loaded.items()}
+    own = {
+        name: value
+        for name, value in inner.state_dict().items()
+        if name in loaded or not name.endswith("num_batches_tracked")
+    }
+    shapes = [
+        f"{name} is {tuple(loaded[name].shape)} in the file, "
+        f"{tuple(value.shape)} in the model"
+        for name, value in own.items()
+        if name in loaded and loaded[name].shape != value.shape
+    ]
+    missing = [f"{name} is missing in the file" for name in own if name not in loaded]
+    unknown = [f"{name} is not in the model" for name in loaded if name not in own]
+    return shapes + missing + unknown
+
+
+def describe_mismatches(checkpoint: str, mismatches: Sequence[str]) -> str:
+    """Put the first mismatches, of each kind at least one, into one message."""
+    kinds = ("in the file,", "is missing", "is not in")
+    groups = [[text for text in mismatches if kind in text] for kind in kinds]
+    shown = [text for group in groups for text in group[:2]]
+    rest = len(mismatches) - len(shown)
+    message = f"checkpoint {checkpoint} does not fit this model: " + "; ".join(shown)
+    return message + (f"; and {rest} more" if rest else "")
+
+
+@HOOKS.register_module()
+class PredictionPicturesHook(Hook):
+    """Save or show pictures of predictions, in one way for all tasks.
+
+    The visualisation hooks of mmdet, mmseg and mmpretrain differ in their options, in
+    where they write, and mmpretrain's fails under test-time augmentation.
+
+    Args:
+        out_dir: folder for the pictures; validations write into
+            `iter_<iteration>` below it. None shows them only.
+        max_val_images: pictures of each validation.
+        score_threshold: detections below it are left out.
+        show: show each picture in a window.
+        wait_time: seconds that it is shown.
+    """
+
+    def __init__(
+        self,
+        out_dir: str | None = None,
+        max_val_images: int = 16,
+        score_threshold: float = 0.3,
+        show: bool = False,
+        wait_time: float = 0.0,
+    ) -> None:
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.max_val_images = max_val_images
+        self.score_threshold = score_threshold
+        self.show = show
+        self.wait_time = wait_time
+        self._drawn = 0
+
+    def before_val(self, runner: Runner) -> None:
+        """Start a folder of its own for each validation."""
+        folder = self.out_dir and self.out_dir / f"iter_{runner.iter}"
+        self._start(runner.val_dataloader.dataset.metainfo, folder)
+
+    def before_test(self, runner: Runner) -> None:
+        """Draw into the folder itself."""
+        self._start(runner.test_dataloader.dataset.metainfo, self.out_dir)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw the first images."""
+        if runner.rank == 0:
+            self._draw((outputs or ())[: max(0, self.max_val_images - self._drawn)])
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw every image; of a distributed test, those of the first process."""
+        self._draw(outputs or ())
+
+    def _start(self, dataset_meta: dict, folder: Path | None) -> None:
+        from mlp_backbones.analysis.pictures import PictureFolder, make_visualizer
+
+        self._visualizer = make_visualizer(dataset_meta)
+        self._pictures = None if folder is None else PictureFolder(folder)
+        self._drawn = 0
+
+    def _draw(self, samples: Sequence) -> None:
+        from mlp_backbones.analysis.pictures import draw_prediction
+
+        for sample in samples:
+            file = None
+            if self._pictures is not None:
+                file = self._pictures.file_for(sample.img_path)
+            draw_prediction(
+                self._visualizer,
+                sample,
+                file,
+                self.score_threshold,
+                self.show,
+                self.wait_time,
+            )
+            self._drawn += 1
+
+
+@HOOKS.register_module()
+class CurvesHook(Hook):
+    """Keep PNGs of the loss, learning rate and metric curves up to date.
+
+    They lie in the work folder and are drawn again after each validation and at the
+    end, from what the `LocalVisBackend` has written.
+
+    Args:
+        smooth: points in the running mean of the losses.
+    """
+
+    # After LoggerHook, which writes the values of the validation.
+    priority = "VERY_LOW"
+
+    def __init__(self, smooth: int = 1) -> None:
+        if not isinstance(smooth, int) or smooth < 1:
+            raise ValueError(f"smooth must be an integer >= 1, got {smooth!r}")
+        self.smooth = smooth
+
+    def after_val(self, runner: Runner) -> None:
+        """Draw."""
+        self._draw(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Draw."""
+        self._draw(runner)
+
+    def _draw(self, runner: Runner) -> None:
+        from mlp_backbones.analysis.curves import save_curves
+
+        if runner.rank != 0:
+            return
+        try:
+            save_curves(
+                [Path(runner.work_dir)], Path(runner.work_dir), None, self.smooth
+            )
+        except FileNotFoundError as error:
+            runner.logger.warning(f"no curves are drawn: {error}")

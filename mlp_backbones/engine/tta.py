@@ -1,0 +1,65 @@
+"""Test-time augmentation by one option, for all three tasks."""
+
+from copy import deepcopy
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mlp_backbones.engine.cli import UserError
+
+
+def set_test_time_augmentation(config: Config) -> None:
+    """Wrap model and test pipeline for test-time augmentation, in place.
+
+    Raises:
+        UserError: for a model whose predictions mmdet cannot merge (masks).
+    """
+    scope = config.default_scope
+    if scope == "mmdet" and _has_key(config.model, "mask_head"):
+        raise UserError("--tta: mmdet cannot merge the masks of instance segmentation")
+    if "tta_model" not in config:
+        config.tta_model = ConfigDict(
+            mmdet={
+                "type": "DetTTAModel",
+                "tta_cfg": {
+                    "nms": {"type": "nms", "iou_threshold": 0.5},
+                    "max_per_img": 100,
+                },
+            },
+            mmseg={"type": "mmseg.SegTTAModel"},
+            mmpretrain={"type": "mmpretrain.AverageClsScoreTTA"},
+        )[scope]
+    dataset = config.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset.dataset
+    if "tta_pipeline" not in config:
+        config.tta_pipeline = _flip_pipeline(dataset.pipeline, scope)
+    config.model = ConfigDict(**config.tta_model, module=config.model)
+    dataset.pipeline = config.tta_pipeline
+
+
+def _flip_pipeline(pipeline: list[dict], scope: str) -> list[dict]:
+    """The test pipeline with its last steps run twice, plain and flipped."""
+    pipeline = deepcopy(pipeline)
+    pack = pipeline.pop()
+    if scope == "mmdet":
+        # Boxes are flipped back by these entries, which mmdet does not pack by itself.
+        keys = "img_id img_path ori_shape img_shape scale_factor flip flip_direction"
+        pack = {"type": "PackDetInputs", "meta_keys": tuple(keys.split())}
+    # What is read after the flip stays as it is in the file, as the metric wants it.
+    annotations = [step for step in pipeline if step["type"] == "LoadAnnotations"]
+    pipeline = [step for step in pipeline if step["type"] != "LoadAnnotations"]
+    flips = [{"type": "RandomFlip", "prob": 0.0}, {"type": "RandomFlip", "prob": 1.0}]
+    transforms = [flips, *([step] for step in annotations), [pack]]
+    return [*pipeline, {"type": "TestTimeAug", "transforms": transforms}]
+
+
+def _has_key(node: Any, key: str) -> bool:
+    """Whether a nested config holds a key anywhere."""
+    if isinstance(node, dict):
+        return node.get(key) is not None or any(
+            _has_key(value, key) for value in node.values()
+        )
+    return isinstance(node, (list, tuple)) and any(
+        _has_key(value, key) for value in node
+    )

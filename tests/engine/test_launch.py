@@ -1,0 +1,216 @@
+from pathlib import Path
+
+import pytest
+import tiny_runs
+import torch
+from mmengine.config import Config
+
+from mlp_backbones.engine import launch
+from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine.tta import set_test_time_augmentation
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_runs.make_data(folder)
+    for task in tiny_runs.TASKS:
+        tiny_runs.write_config(task, folder)
+    return folder
+
+
+def prepare(tiny, work_dir, *options, task="detection"):
+    config = str(tiny / f"{task}.py")
+    args = [config, "--work-dir", str(work_dir), "--no-check-data", *options]
+    return launch.prepare_training(launch.train_parser().parse_args(args))
+
+
+@pytest.mark.parametrize("task", tiny_runs.TASKS)
+def test_every_training_checks_its_losses_once(tiny, tmp_path, task):
+    config = prepare(tiny, tmp_path, task=task)
+    types = [hook.type for hook in config.custom_hooks]
+    assert types == ["mlp_backbones.CheckLossHook"]
+    own = tiny / f"{task}_own.py"
+    hook = "dict(type='mlp_backbones.CheckLossHook', interval=5)"
+    own.write_text(f"_base_ = '{task}.py'\ncustom_hooks = [{hook}]\n")
+    config = prepare(tiny, tmp_path, task=own.stem)
+    assert [hook.interval for hook in config.custom_hooks] == [5]
+
+
+def test_options_reach_the_config(tiny, tmp_path):
+    config = prepare(
+        tiny,
+        tmp_path / "work",
+        "--seed=7",
+        "--deterministic",
+        "--compile",
+        "--auto-scale-lr",
+        "--no-validate",
+        "--resume",
+        "--cfg-options",
+        "train_cfg.max_iters=9",
+        "model.backbone.with_cp=True",
+        "test_dataloader.dataset.pipeline.1.scale=(32,32)",
+    )
+    assert config.randomness == {"seed": 7, "deterministic": True}
+    assert config.compile is True
+    assert config.auto_scale_lr.enable is True
+    assert config.val_cfg is config.val_dataloader is config.val_evaluator is None
+    assert config.resume is True
+    assert config.load_from is None
+    assert config.train_cfg.max_iters == 9
+    assert config.model.backbone.with_cp is True
+    assert tuple(config.test_dataloader.dataset.pipeline[1].scale) == (32, 32)
+    assert config.work_dir == str(tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("train_cfgs.max_iters=5", "train_cfgs"),
+        ("model.backbon.depth=50", "backbon"),
+        ("test_dataloader.dataset.pipeline.9.scale=2", "list of 4"),
+        ("train_cfg.max_iters.x=2", "max_iters"),
+        ("vis_backends.0.type=X", "variable of the config"),
+    ],
+)
+def test_a_setting_without_a_place_is_refused(tiny, tmp_path, option, word):
+    with pytest.raises(UserError, match=word):
+        prepare(tiny, tmp_path, "--cfg-options", option)
+
+
+def test_data_root_moves_every_path_made_with_it(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text(
+        "default_scope = 'mmdet'\n"
+        "data_root = 'data/coco/'\n"
+        "a = dict(data_root=data_root, ann_file='x.json')\n"
+        "b = [dict(ann_file=data_root + 'x.json'), ('data/coco', 'data/coco2/x', 3)]\n"
+    )
+    config = launch.read_config(str(file), {"data_root": "/mnt/mini/"})
+    assert config.a == {"data_root": "/mnt/mini/", "ann_file": "x.json"}
+    assert config.b[0] == {"ann_file": "/mnt/mini/x.json"}
+    assert list(config.b[1]) == ["/mnt/mini", "data/coco2/x", 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("x = (", "cannot be read"),
+        ("default_scope = 'mmpose'", "mmpose"),
+        ("x = 1", "None"),
+    ],
+)
+def test_faulty_configs_are_refused(tmp_path, text, word):
+    file = tmp_path / "c.py"
+    file.write_text(text)
+    with pytest.raises(UserError, match=word):
+        launch.read_config(str(file))
+
+
+def test_auto_scale_lr_needs_its_base(tiny, tmp_path):
+    option = "auto_scale_lr=None"
+    with pytest.raises(UserError, match="base_batch_size"):
+        prepare(tiny, tmp_path, "--auto-scale-lr", "--cfg-options", option)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without GPU")
+def test_precision_without_a_gpu(tiny, tmp_path):
+    with pytest.raises(UserError, match="float16"):
+        prepare(tiny, tmp_path, "--amp-dtype=float16")
+    config = prepare(tiny, tmp_path, "--amp")
+    assert config.optim_wrapper.type == "mlp_backbones.AutocastOptimWrapper"
+
+
+def test_amp_keeps_its_hands_off_foreign_wrappers(tiny, tmp_path):
+    option = "optim_wrapper.type=ApexOptimWrapper"
+    with pytest.raises(UserError, match="ApexOptimWrapper"):
+        prepare(tiny, tmp_path, "--amp", "--cfg-options", option)
+
+
+def test_checkpoints_of_an_earlier_run_are_kept(tiny, tmp_path):
+    (tmp_path / "iter_2.pth").write_text("first")
+    (tmp_path / "last_checkpoint").write_text("iter_2.pth")
+    prepare(tiny, tmp_path, "--resume")
+    assert (tmp_path / "iter_2.pth").exists()
+    prepare(tiny, tmp_path)
+    assert not list(tmp_path.glob("*.pth"))
+    (kept,) = tmp_path.glob("earlier_runs/*/iter_2.pth")
+    assert kept.read_text() == "first"
+
+
+def test_a_run_may_not_replace_what_it_starts_from(tiny, tmp_path):
+    (tmp_path / "iter_2.pth").write_text("first")
+    option = f"load_from={tmp_path / 'iter_2.pth'}"
+    with pytest.raises(UserError, match="choose another --work-dir"):
+        prepare(tiny, tmp_path, "--cfg-options", option)
+    assert (tmp_path / "iter_2.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "missing", ["--resume=no.pth", "--cfg-options=load_from=no.pth"]
+)
+def test_a_missing_checkpoint_is_refused(tiny, tmp_path, missing):
+    with pytest.raises(UserError, match="no.pth does not exist"):
+        prepare(tiny, tmp_path, *missing.split("=", 1))
+
+
+def test_config_without_a_training_part_is_refused(tiny, tmp_path):
+    with pytest.raises(UserError, match="train_cfg"):
+        prepare(tiny, tmp_path, "--cfg-options", "train_cfg=None")
+
+
+@pytest.mark.parametrize("task", tiny_runs.TASKS)
+def test_tta_reads_annotations_after_the_flip(tiny, task):
+    config = Config.fromfile(tiny / f"{task}.py")
+    inner = config.model.type
+    set_test_time_augmentation(config)
+    assert config.model.module.type == inner
+    *before, last = config.test_dataloader.dataset.pipeline
+    assert last.type == "TestTimeAug"
+    assert "LoadAnnotations" not in [step.type for step in before]
+    # The metric takes the annotations of the first view, which must be the plain one.
+    assert [flip.prob for flip in last.transforms[0]] == [0.0, 1.0]
+
+
+def test_tta_of_the_config_comes_first(tiny):
+    config = Config.fromfile(tiny / "detection.py")
+    config.tta_model = dict(type="Own")
+    config.tta_pipeline = [dict(type="OwnStep")]
+    set_test_time_augmentation(config)
+    assert config.model.type == "Own"
+    assert config.test_dataloader.dataset.pipeline[0].type == "OwnStep"
+
+
+def test_tta_of_masks_is_refused(tiny):
+    config = Config.fromfile(tiny / "detection.py")
+    config.model.roi_head = dict(mask_head=dict(type="FCNMaskHead"))
+    with pytest.raises(UserError, match="masks"):
+        set_test_time_augmentation(config)
+
+
+def test_out_may_not_replace_a_file(tiny, tmp_path):
+    existing, checkpoint = tmp_path / "out.pkl", tmp_path / "c.pth"
+    existing.write_text("first")
+    checkpoint.write_text("")
+    args = [str(tiny / "detection.py"), str(checkpoint), "--no-check-data", "--out"]
+    for out, word in (
+        (existing, "--overwrite"),
+        (tmp_path / "out.txt", ".pkl"),
+        (tmp_path / "no" / "out.pkl", "folder does not exist"),
+    ):
+        with pytest.raises(UserError, match=word):
+            launch.test(launch.test_parser().parse_args([*args, str(out)]))
+    assert existing.read_text() == "first"
+
+
+def test_options_need_an_equals_sign():
+    assert launch.parse_options(["a.b=1", "c=[1,2]"]) == {"a.b": 1, "c": [1, 2]}
+    with pytest.raises(UserError, match="'a'"):
+        launch.parse_options(["a"])
+
+
+def test_work_dir_defaults_to_the_name_of_the_config(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = launch.train_parser().parse_args([str(tiny / "detection.py")])
+    assert Path(launch.load_config(args).work_dir) == Path("work_dirs/detection")

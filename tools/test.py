@@ -1,0 +1,15 @@
+"""Test a classifier, detector or segmentor: `tools/test.py CONFIG CHECKPOINT`."""
+
+import sys
+
+from mlp_backbones.engine.cli import run_tool
+from mlp_backbones.engine.launch import current_log_dir, test, test_parser
+
+
+def main() -> int:
+    args = test_parser().parse_args()
+    return run_tool(lambda: test(args), "test.py", args.debug, current_log_dir)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
