@@ -1,0 +1,24 @@
+# From scratch on a CPU.
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=2000, val_interval=200)
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+    clip_grad=dict(max_norm=5.0, norm_type=2),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=100),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min=2e-5,
+        T_max=1900,
+        by_epoch=False,
+        begin=100,
+        end=2000,
+    ),
+]
+
+auto_scale_lr = dict(enable=False, base_batch_size=8)
