@@ -177,15 +177,16 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
         Returns:
             One map (B, C_i, H / stride_i, W / stride_i) for each of ``out_indices``,
-            in channels_last memory format.
+            contiguous in memory.
 
         Raises:
             ValueError: If the shape of ``x`` does not fit.
         """
         maps = self.forward_stages(x)
         return tuple(
-            # (B, H, W, C) -> (B, C, H, W), a view
-            self.out_norms[str(index)](maps[index]).permute(0, 3, 1, 2)
+            # (B, H, W, C) -> (B, C, H, W); a channels_last view would pass through an
+            # FPN and reach mmcv's RoIAlign, which reads it in the wrong order
+            self.out_norms[str(index)](maps[index]).permute(0, 3, 1, 2).contiguous()
             for index in self.out_indices
         )
 
