@@ -75,8 +75,9 @@ def _read_file(path: Path) -> Any:
         with _harmless_globals():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"cannot read checkpoint {path}: {reason}") from error
+        raise CheckpointError(
+            f"cannot read checkpoint {path}: {_reason(error)}"
+        ) from error
 
 
 def _download(url: str, sha256: str | None) -> Any:
@@ -94,8 +95,18 @@ def _download(url: str, sha256: str | None) -> Any:
                 weights_only=True,
             )
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"cannot download {url}: {reason}") from error
+        raise CheckpointError(
+            f"cannot download {url}: {_reason(error)}; name a local file, or no "
+            "checkpoint (init_cfg=None, pretrained=None) to start from random weights"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Bring an error into one line; torch's say the cause last."""
+    asked = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+    if asked:
+        return f"it asks for {asked[1]}, and nothing but plain data is admitted"
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def _nothing(*_: Any) -> None:

@@ -98,6 +98,7 @@ def run_demo(
     from mlp_backbones.datasets.digit_scenes import MARKER_FILE, make_digit_scenes
     from mlp_backbones.engine.launch import (
         build_runner,
+        parse_options,
         prepare_training,
         read_config,
         train_parser,
@@ -105,7 +106,11 @@ def run_demo(
 
     start = time.monotonic()
     config = config or find_demo_config(task)
+    if num_pictures < 1:
+        raise UserError(f"num_pictures must be at least 1, got {num_pictures}")
+    # A mistake in the options must show before anything is made or moved.
     own_root = Path(read_config(str(config)).data_root)
+    read_config(str(config), parse_options(list(options)))
     # Segmentation and classification have a folder of their own below the scenes.
     part = own_root.name if own_root.name in ("ade", "cls") else ""
     root = data_root or (own_root.parent if part else own_root)

@@ -383,12 +383,25 @@ def _is_first_process() -> bool:
 
 
 def check_checkpoint(path: str) -> None:
-    """Refuse a checkpoint that is not there or cannot be read.
+    """Refuse a checkpoint that is missing, unreadable, or more than plain data.
 
-    Addresses (`https://...`, `open-mmlab://...`) are left to MMEngine.
+    MMEngine would run the code in a file that asks for it. Files and http(s) addresses
+    are therefore read here first, with nothing but tensors and plain data admitted;
+    other addresses (`open-mmlab://...`) are left to MMEngine.
+
+    Raises:
+        UserError: with what is wrong with which file.
     """
-    if "://" not in path and not Path(path).expanduser().is_file():
-        raise UserError(f"checkpoint {path} does not exist")
+    if "://" in path and not path.startswith(("http://", "https://")):
+        return
+    from mlp_backbones.checkpoints import read_checkpoint
+
+    try:
+        read_checkpoint(path)
+    except FileNotFoundError as error:
+        raise UserError(one_line(error)) from error
+    except (ValueError, OSError) as error:
+        raise UserError(one_line(error), exit_code=1) from error
 
 
 # ------------------------------------------------------------------------ running

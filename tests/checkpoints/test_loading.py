@@ -87,7 +87,7 @@ def test_backbone_by_init_cfg(case, official, tmp_path: Path, said) -> None:
     torch.save({"model": official}, file)
     backbone = MODELS.build(
         {
-            "type": "CycleMLP",
+            "type": "mlp_backbones.CycleMLP",
             "arch": case.model.backbone.arch,
             "init_cfg": {"type": "Pretrained", "checkpoint": str(file)},
         }

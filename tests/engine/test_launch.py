@@ -140,7 +140,7 @@ def test_checkpoints_of_an_earlier_run_are_kept(tiny, tmp_path):
 
 
 def test_a_run_may_not_replace_what_it_starts_from(tiny, tmp_path):
-    (tmp_path / "iter_2.pth").write_text("first")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "iter_2.pth")
     option = f"load_from={tmp_path / 'iter_2.pth'}"
     with pytest.raises(UserError, match="choose another --work-dir"):
         prepare(tiny, tmp_path, "--cfg-options", option)
@@ -153,6 +153,18 @@ def test_a_run_may_not_replace_what_it_starts_from(tiny, tmp_path):
 def test_a_missing_checkpoint_is_refused(tiny, tmp_path, missing):
     with pytest.raises(UserError, match="no.pth does not exist"):
         prepare(tiny, tmp_path, *missing.split("=", 1))
+
+
+class Trap:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code in a checkpoint was run')",)
+
+
+def test_a_checkpoint_that_asks_for_code_is_refused(tiny, tmp_path):
+    file = tmp_path / "trap.pth"
+    torch.save({"state_dict": {"weight": torch.zeros(1)}, "meta": Trap()}, file)
+    with pytest.raises(UserError, match="trap.pth: it asks for exec"):
+        prepare(tiny, tmp_path / "run", "--cfg-options", f"load_from={file}")
 
 
 def test_config_without_a_training_part_is_refused(tiny, tmp_path):
@@ -192,7 +204,7 @@ def test_tta_of_masks_is_refused(tiny):
 def test_out_may_not_replace_a_file(tiny, tmp_path):
     existing, checkpoint = tmp_path / "out.pkl", tmp_path / "c.pth"
     existing.write_text("first")
-    checkpoint.write_text("")
+    torch.save({"weight": torch.zeros(1)}, checkpoint)
     args = [str(tiny / "detection.py"), str(checkpoint), "--no-check-data", "--out"]
     for out, word in (
         (existing, "--overwrite"),
