@@ -109,9 +109,9 @@ class DigitScenesOptions:
         ValueError: a count, size, seed or format is not allowed.
     """
 
-    num_train: int = 600
+    num_train: int = 1800
     num_val: int = 100
-    num_train_cls: int = 2000
+    num_train_cls: int = 6000
     num_val_cls: int = 500
     size: int = 192
     cls_size: int = 64

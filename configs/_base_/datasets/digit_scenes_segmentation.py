@@ -25,10 +25,7 @@ train_pipeline = [
         load=dict(type="LoadAnnotations"),
         num_classes=11,
     ),
-    dict(
-        type="RandomResize", scale=(192, 192), ratio_range=(0.75, 1.5), keep_ratio=True
-    ),
-    dict(type="RandomCrop", crop_size=(192, 192)),
+    dict(type="Resize", scale=(192, 192), keep_ratio=True),
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
@@ -54,7 +51,7 @@ tta_pipeline = [
 ]
 
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),

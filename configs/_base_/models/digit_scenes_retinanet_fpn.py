@@ -11,7 +11,7 @@ model = dict(
         anchor_generator=dict(
             octave_base_scale=3,
             scales_per_octave=2,
-            ratios=[0.75, 1.33],
+            ratios=[1.0, 1.8],
             strides=[8, 16, 32, 64],
         ),
     ),

@@ -1,5 +1,5 @@
 # From scratch on a CPU.
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=24, val_interval=3)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=8, val_interval=1)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 
@@ -21,10 +21,10 @@ param_scheduler = [
     dict(
         type="CosineAnnealingLR",
         eta_min=2e-5,
-        T_max=23,
+        T_max=7,
         by_epoch=True,
         begin=1,
-        end=24,
+        end=8,
         convert_to_iter_based=True,
     ),
 ]

@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
-    "../_base_/schedules/digit_scenes_24e.py",
+    "../_base_/schedules/digit_scenes_8e.py",
     "../_base_/digit_scenes_runtime_det.py",
 ]
 

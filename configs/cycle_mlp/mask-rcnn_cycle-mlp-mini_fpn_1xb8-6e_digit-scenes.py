@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/digit_scenes_mask-rcnn_fpn.py",
     "../_base_/datasets/digit_scenes_instance.py",
-    "../_base_/schedules/digit_scenes_24e.py",
+    "../_base_/schedules/digit_scenes_6e.py",
     "../_base_/digit_scenes_runtime_det.py",
 ]
 
