@@ -31,7 +31,7 @@ class DemoResult:
     Attributes:
         task: a key of `DEMO_TASKS`.
         metrics: all metrics of the evaluation on held-out data.
-        minutes: from the start to the last picture, data included.
+        minutes: from the start to the end of the evaluation, data included.
         out_dir: folder with everything.
         pictures: pictures of predictions.
         curves: pictures of curves.
@@ -130,30 +130,28 @@ def run_demo(
     runner.train()
     metrics = {name: float(value) for name, value in runner.test().items()}
     checkpoint = (out_dir / "run" / "last_checkpoint").read_text().strip()
-    curves = save_curves([out_dir / "run"], out_dir / "curves")
-    pictures = save_prediction_pictures(
-        full_config, checkpoint, out_dir / "pictures", num_pictures
-    )
-    result = DemoResult(
-        task=task,
-        metrics=metrics,
-        minutes=(time.monotonic() - start) / 60,
-        out_dir=out_dir,
-        pictures=pictures,
-        curves=curves,
-    )
+    minutes = (time.monotonic() - start) / 60
     record = {
         "task": task,
-        "config": str(config),
+        "config": config.name,
         "metrics": metrics,
-        "minutes": round(result.minutes, 2),
-        "checkpoint": checkpoint,
+        "minutes": round(minutes, 2),
+        "checkpoint": Path(checkpoint).name,
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
     (out_dir / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
-    return result
+    return DemoResult(
+        task=task,
+        metrics=metrics,
+        minutes=minutes,
+        out_dir=out_dir,
+        curves=save_curves([out_dir / "run"], out_dir / "curves"),
+        pictures=save_prediction_pictures(
+            full_config, checkpoint, out_dir / "pictures", num_pictures
+        ),
+    )
 
 
 def _move_aside(out_dir: Path) -> None:
@@ -179,7 +177,7 @@ def print_result(result: DemoResult) -> None:
             table.add_row(name, f"{result.metrics[name]:.3f}")
     if not result.metrics:  # mmdet, where nothing was detected
         table.add_row("no metrics", "nothing detected")
-    table.add_row("minutes, everything included", f"{result.minutes:.1f}")
+    table.add_row("minutes, data and evaluation included", f"{result.minutes:.1f}")
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"Pictures of predictions: {result.pictures[0].parent}")
