@@ -125,6 +125,7 @@ def get_backbone(
         >>> [tuple(m.shape[1:]) for m in backbone(torch.rand(1, 3, 64, 64))]
         [(64, 16, 16), (128, 8, 8), (320, 4, 4), (512, 2, 2)]
     """
+    _check_options(options)
     cls, arch = _resolve(name)
     backbone = cls(arch, out_indices=out_indices, **options)
     if pretrained is not None:
@@ -152,13 +153,23 @@ def get_model(
     Raises:
         ValueError: If there is no model of that name, or an argument is impossible.
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
+    _check_options(options)
+    if type(num_classes) is not int or num_classes < 1:
         raise ValueError(f"num_classes must be a positive number, got {num_classes!r}")
     cls, arch = _resolve(name)
     model = Classifier(cls(arch, out_indices=(-1,), **options), num_classes)
     if pretrained is not None:
         load_pretrained(model, pretrained)
     return model
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for key in ("arch", "init_cfg", "out_indices"):
+        if key in options:
+            raise ValueError(
+                f"{key}={options[key]!r} cannot be given here: name says the arch, "
+                "pretrained the weights, and a classifier uses the last stage"
+            )
 
 
 def _resolve(name: str) -> tuple[type[MLPBackbone], str]:

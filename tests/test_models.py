@@ -51,6 +51,13 @@ def test_backbone_options_reach_the_class() -> None:
         mlp_backbones.get_backbone("cycle_mlp_b1", no_such=1)
 
 
+@pytest.mark.parametrize("key", ["arch", "init_cfg"])
+def test_options_that_would_be_ignored_are_refused(key: str) -> None:
+    for build in (mlp_backbones.get_backbone, mlp_backbones.get_model):
+        with pytest.raises(ValueError, match=key):
+            build("cycle_mlp_b1", **{key: "b2"})
+
+
 def test_classifier() -> None:
     model = mlp_backbones.get_model("cycle_mlp_b1", num_classes=10).eval()
     assert model(torch.zeros(2, 3, 64, 48)).shape == (2, 10)

@@ -6,10 +6,6 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-pytest.importorskip("mmdet")
-pytest.importorskip("mmseg")
-pytest.importorskip("mmpretrain")
-
 from benchmarks.overfit_real_images import (
     CONFIG_DIR,
     GOALS,

@@ -105,6 +105,8 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
     stage_strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
 
+    init_cfg: Any
+
     def __init__(
         self,
         arch: str | Mapping[str, Any],
@@ -224,11 +226,23 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``; ``Pretrained`` goes through the strict loader."""
-        config = self.init_cfg
-        if not isinstance(config, Mapping) or config.get("type") != "Pretrained":
+        given = self.init_cfg
+        configs = [given] if isinstance(given, Mapping) else list(given or [])
+        pretrained = [config for config in configs if config["type"] == "Pretrained"]
+        others = [config for config in configs if config["type"] != "Pretrained"]
+        if others or not pretrained:
+            self.init_cfg = others or None
             super().init_weights()
-            return
-        load_pretrained(self, **{k: v for k, v in config.items() if k != "type"})
+            self.init_cfg = given
+        for config in pretrained:
+            options = {key: value for key, value in config.items() if key != "type"}
+            unknown = options.keys() - {"checkpoint", "prefix", "map_location"}
+            if unknown or "checkpoint" not in options:
+                raise ValueError(
+                    "a Pretrained init_cfg takes checkpoint, prefix and map_location, "
+                    f"got {config!r}"
+                )
+            load_pretrained(self, **options)
         self._is_init = True
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
@@ -328,6 +342,9 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
                 or not isinstance(value, Sequence)
                 or len(value) != num_stages
                 or not all(number > 0 for number in value)
+                or (
+                    field in ("embed_dims", "depths") and set(map(type, value)) != {int}
+                )
             ):
                 raise ValueError(
                     f"arch field {field!r} of {cls.__name__} must hold {num_stages} "
@@ -343,7 +360,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         num_stages = len(self.stage_strides)
         resolved = []
         for index in out_indices:
-            if not isinstance(index, int) or not -num_stages <= index < num_stages:
+            if type(index) is not int or not -num_stages <= index < num_stages:
                 raise ValueError(
                     f"out_indices {tuple(out_indices)} holds {index!r}; allowed are "
                     f"{-num_stages} ... {num_stages - 1}"

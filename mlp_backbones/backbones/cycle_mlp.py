@@ -217,7 +217,7 @@ class CycleMLP(MLPBackbone):
     checkpoint_layouts = (
         CheckpointLayout(
             name="CycleMLP release",
-            signature=r"network\.\d+\.\d+\.attn\.sfc_h\.weight",
+            signature=r"^network\.\d+\.\d+\.attn\.sfc_h\.weight",
             renames=(
                 (r"^patch_embed\.", "stem."),
                 (r"^network\.(\d+)\.", _rename_stage),
@@ -254,7 +254,7 @@ class CycleMLP(MLPBackbone):
     ) -> None:
         if not isinstance(cycle, int) or cycle < 1:
             raise ValueError(f"cycle must be a positive whole number, got {cycle!r}")
-        if skip_lam <= 0:
+        if not isinstance(skip_lam, int | float) or not skip_lam > 0:
             raise ValueError(f"skip_lam must be positive, got {skip_lam!r}")
         self.cycle = cycle
         self.qkv_bias = qkv_bias

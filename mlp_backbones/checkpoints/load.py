@@ -13,7 +13,7 @@ from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint
 
 __all__ = ["CheckpointError", "load_pretrained"]
 
-_OWN_SIGNATURE = re.compile(r"^(?:backbone\.)?stages\.\d+\.blocks\.\d+\.")
+_OWN_SIGNATURE = re.compile(r"^stages\.\d+\.blocks\.\d+\.")
 _NUM_SHOWN = 5
 
 
@@ -42,11 +42,14 @@ def load_pretrained(
         sha256: The first digits of the file's SHA-256 hash, checked on download.
 
     Raises:
+        TypeError: If ``checkpoint`` is neither a string nor a path.
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file cannot be read, or belongs to another family or
             size; the message lists the first mismatches.
     """
     del map_location
+    if not isinstance(checkpoint, str | Path):
+        raise TypeError(f"checkpoint must be a file or an address, got {checkpoint!r}")
     backbone: Any = getattr(model, "backbone", model)
     source = _resolve_official(backbone) if checkpoint == "official" else checkpoint
     tensors = read_checkpoint(source, sha256=sha256)
@@ -56,17 +59,24 @@ def load_pretrained(
             for key, tensor in tensors.items()
             if key.startswith(prefix)
         }
-    named = _to_own_names(tensors, backbone, source)
     notes: list[str] = []
+    named = _to_own_names(_strip(tensors, notes), backbone, source)
     expected = model.state_dict()
     is_classifier = model is not backbone
     if is_classifier:
         expected = {k.removeprefix("backbone."): v for k, v in expected.items()}
     _fit_norms(named, backbone, notes)
-    _fit_head(named, expected, notes)
+    head_dropped = _fit_head(named, expected, notes)
     _fit_stages(named, backbone, notes)
 
-    fresh = {key for key in expected if key not in named and _may_be_fresh(key)}
+    fresh = {key for key in expected if head_dropped and key.startswith("head.")}
+    if not is_classifier:  # whole norms of a pyramid start fresh, never half of one
+        fresh |= {
+            key
+            for key in expected
+            if key.startswith("out_norms.")
+            and not any(name.startswith(key.rsplit(".", 1)[0]) for name in named)
+        }
     for key in expected.keys() & named.keys():
         named[key] = _squeeze_like(named[key], expected[key])
     _compare(named, expected, fresh, f"{source} does not fit {_describe(backbone)}")
@@ -113,15 +123,22 @@ def _to_own_names(
             f"package nor the layouts known ({layouts or 'none'}); it starts with "
             + ", ".join(list(tensors)[:_NUM_SHOWN])
         )
-    whole_model = any(key.startswith("backbone.") for key in tensors)
-    if not whole_model:
-        return dict(tensors)
-    # necks and dense heads of a whole detector or segmentor are left aside
-    return {
+    return dict(tensors)
+
+
+def _strip(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Take backbone and classifier head out of a whole OpenMMLab model."""
+    if not any(key.startswith("backbone.") for key in tensors):
+        return tensors
+    kept = {
         key.removeprefix("backbone."): tensor
         for key, tensor in tensors.items()
-        if key.startswith("backbone.") or re.match(r"head\.fc\.", key)
+        if key.startswith(("backbone.", "head.fc."))
     }
+    if len(kept) < len(tensors):
+        surplus = len(tensors) - len(kept)
+        notes.append(f"{surplus} tensors outside the backbone are left aside")
+    return kept
 
 
 def _fit_norms(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> None:
@@ -150,10 +167,11 @@ def _fit_norms(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> Non
 
 def _fit_head(
     named: dict[str, Tensor], expected: dict[str, Tensor], notes: list[str]
-) -> None:
+) -> bool:
+    """Drop a head that has no place; say whether the model's own is left fresh."""
     head = [key for key in named if key.startswith("head.")]
     if not head:
-        return
+        return False
     weight = named.get("head.fc.weight")
     wanted = expected.get("head.fc.weight")
     if wanted is None:
@@ -169,10 +187,11 @@ def _fit_head(
         )
         print_log(reason, logger="current", level=WARNING)
     else:
-        return
+        return False
     notes.append(reason)
     for key in head:
         del named[key]
+    return wanted is not None
 
 
 def _fit_stages(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> None:
@@ -187,10 +206,6 @@ def _fit_stages(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> No
         notes.append(f"stages behind number {built - 1} are left aside")
     for key in surplus:
         del named[key]
-
-
-def _may_be_fresh(key: str) -> bool:
-    return key.startswith(("out_norms.", "head."))
 
 
 def _squeeze_like(tensor: Tensor, wanted: Tensor) -> Tensor:

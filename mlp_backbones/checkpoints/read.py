@@ -1,6 +1,8 @@
 """Reading a file of weights without running code from it."""
 
 import argparse
+import hashlib
+import pickle
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import barrier, get_dist_info
 from mmengine.logging import HistoryBuffer
 from mmengine.utils.dl_utils import load_url
 from torch import Tensor
@@ -28,7 +31,7 @@ def read_checkpoint(
     Args:
         source: A ``.safetensors`` file, or a file of ``torch.save`` that holds a state
             dict, plain or under ``state_dict`` or ``model``; or the http(s) address
-            of one, which is downloaded by MMEngine's loader and kept in torch's hub
+            of the latter, which MMEngine's loader downloads and keeps in torch's hub
             folder.
         sha256: The first digits of the file's SHA-256 hash, checked on download.
 
@@ -81,10 +84,16 @@ def _read_file(path: Path) -> Any:
 
 
 def _download(url: str, sha256: str | None) -> Any:
-    file_name = url.rsplit("/", 1)[-1]
+    stem, _, suffix = url.rsplit("/", 1)[-1].rpartition(".")
+    if suffix == "safetensors":
+        raise CheckpointError(f"download {url} yourself and name the file")
     if sha256 is not None:
-        stem, _, suffix = file_name.rpartition(".")
         file_name = f"{stem}-{sha256}.{suffix}"  # where torch.hub looks for the hash
+    else:  # files of one name from two addresses must not pass for each other
+        file_name = f"{stem}_{hashlib.sha256(url.encode()).hexdigest()[:8]}.{suffix}"
+    rank, _ = get_dist_info()
+    if rank > 0:
+        barrier()  # the first process downloads, the others read its file
     try:
         with _harmless_globals():
             return load_url(
@@ -99,6 +108,9 @@ def _download(url: str, sha256: str | None) -> Any:
             f"cannot download {url}: {_reason(error)}; name a local file, or no "
             "checkpoint (init_cfg=None, pretrained=None) to start from random weights"
         ) from error
+    finally:
+        if rank == 0:
+            barrier()
 
 
 def _reason(error: Exception) -> str:
@@ -106,7 +118,9 @@ def _reason(error: Exception) -> str:
     asked = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
     if asked:
         return f"it asks for {asked[1]}, and nothing but plain data is admitted"
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError | EOFError | LookupError):
+        return "it is damaged, or no file of torch.save"
+    return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
 
 
 def _nothing(*_: Any) -> None:

@@ -104,6 +104,33 @@ def test_backbone_by_init_cfg(case, official, tmp_path: Path, said) -> None:
     assert any("output norms start fresh" in line for line in said)
 
 
+def test_init_cfg_in_a_list_is_strict_too(case, official, tmp_path: Path) -> None:
+    torch.save(official, tmp_path / "w.pth")
+    config = [
+        {"type": "Constant", "layer": "LayerNorm", "val": 0.5},
+        {"type": "Pretrained", "checkpoint": str(tmp_path / "w.pth")},
+    ]
+    backbone = CycleMLP(case.model.backbone.arch, init_cfg=config)
+    backbone.init_weights()
+    stem = backbone.stem.proj.weight
+    assert torch.equal(stem, official["patch_embed.proj.weight"])
+    assert (backbone.out_norms["0"].weight == 0.5).all()
+    with pytest.raises(CheckpointError, match="CycleMLP b1"):
+        CycleMLP("b1", init_cfg=config).init_weights()
+    wrong = {"type": "Pretrained", "checkpoint": "a.pth", "strict": False}
+    with pytest.raises(ValueError, match="strict"):
+        CycleMLP("b1", init_cfg=wrong).init_weights()
+
+
+def test_official_names_below_a_backbone(case, official, tmp_path: Path) -> None:
+    weights = {f"backbone.{k}": v for k, v in official.items()}
+    torch.save(weights, tmp_path / "w.pth")
+    backbone = CycleMLP(case.model.backbone.arch)
+    load_pretrained(backbone, tmp_path / "w.pth")
+    stem = backbone.stem.proj.weight
+    assert torch.equal(stem, official["patch_embed.proj.weight"])
+
+
 def test_init_cfg_inside_a_detector(case, official, tmp_path: Path) -> None:
     from mmdet.registry import MODELS as DETECTORS
     from mmengine.registry import DefaultScope
@@ -208,6 +235,21 @@ def _lose_a_key(weights: dict[str, Tensor]) -> str:
     return "1 missing in the file: stages.1.blocks.0.mlp.fc1.bias"
 
 
+def _lose_half_a_head(weights: dict[str, Tensor]) -> str:
+    del weights["head.bias"]
+    return "1 missing in the file: head.fc.bias"
+
+
+def _lose_the_head(weights: dict[str, Tensor]) -> str:
+    del weights["head.bias"], weights["head.weight"]
+    return "2 missing in the file: head.fc.weight, head.fc.bias"
+
+
+def _lose_half_a_norm(weights: dict[str, Tensor]) -> str:
+    del weights["norm.bias"]
+    return "1 missing in the file: out_norms.3.bias"
+
+
 def _add_a_key(weights: dict[str, Tensor]) -> str:
     weights["network.0.9.mlp.fc1.bias"] = torch.zeros(64)
     return "1 unknown to the model: stages.0.blocks.9.mlp.fc1.bias"
@@ -224,7 +266,16 @@ def _change_a_step(weights: dict[str, Tensor]) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [_lose_a_key, _add_a_key, _change_a_shape, _change_a_step]
+    "damage",
+    [
+        _lose_a_key,
+        _lose_half_a_head,
+        _lose_the_head,
+        _lose_half_a_norm,
+        _add_a_key,
+        _change_a_shape,
+        _change_a_step,
+    ],
 )
 def test_damage_is_named(damage, official, classifier, tmp_path: Path) -> None:
     message = damage(official)
