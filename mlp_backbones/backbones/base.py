@@ -228,8 +228,9 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         """Initialise by ``init_cfg``; ``Pretrained`` goes through the strict loader."""
         given = self.init_cfg
         configs = [given] if isinstance(given, Mapping) else list(given or [])
-        pretrained = [config for config in configs if config["type"] == "Pretrained"]
-        others = [config for config in configs if config["type"] != "Pretrained"]
+        configs = [config for config in configs if config]  # a base config may be {}
+        pretrained = [c for c in configs if c.get("type") == "Pretrained"]
+        others = [c for c in configs if c.get("type") != "Pretrained"]
         if others or not pretrained:
             self.init_cfg = others or None
             super().init_weights()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_dist_info
-from mmengine.logging import HistoryBuffer
 from mmengine.utils.dl_utils import load_url
 from torch import Tensor
 
@@ -123,6 +122,13 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
 
 
+class _Inert:
+    """Stand for an object in a file whose content this package does not need."""
+
+    def __setstate__(self, state: object) -> None:
+        """Take no state."""
+
+
 def _nothing(*_: Any) -> None:
     """Stand for what a file asks to call and this package does not."""
 
@@ -131,7 +137,7 @@ def _harmless_globals() -> AbstractContextManager[Any]:
     """Admit the plain data classes that training scripts store beside the weights.
 
     Official scripts store their ``argparse.Namespace``; MMEngine stores its
-    ``HistoryBuffer`` with numpy arrays. None of them runs code when unpickled.
+    histories, for which a stand-in is put, and numpy arrays. None of them runs code.
     """
     if not hasattr(torch.serialization, "safe_globals"):  # torch < 2.5
         return nullcontext()
@@ -143,8 +149,8 @@ def _harmless_globals() -> AbstractContextManager[Any]:
     return torch.serialization.safe_globals(
         [
             argparse.Namespace,
-            HistoryBuffer,
-            # a history names its own methods; they are not needed, nor looked up
+            # a history would look up its methods and write them into its class
+            (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
             *((_nothing, path) for path in ("getattr", "builtins.getattr")),
             np.ndarray,
             np.dtype,

@@ -203,6 +203,10 @@ def test_own_checkpoints_go_round(case, classifier, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "epoch_1.pth")
     model = classifier()
     load_pretrained(model, tmp_path / "epoch_1.pth")
+    # reading a history must leave the class of all histories as it was
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).mean() == 2.0
+    assert HistoryBuffer([1.0, 3.0], [1, 1]).statistics("mean") == 2.0
+    load_pretrained(model, tmp_path / "epoch_1.pth")
     torch.testing.assert_close(model(case.input), case.model(case.input))
     pyramid = CycleMLP(case.model.backbone.arch)
     load_pretrained(pyramid, tmp_path / "epoch_1.pth")
