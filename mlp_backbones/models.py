@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.necks import PooledNorm
 from mlp_backbones.registry import MODELS
 
 __all__ = [
@@ -22,7 +23,7 @@ __all__ = [
 
 
 class _LinearHead(nn.Module):
-    """Mean over the map, then a linear layer named as mmpretrain names it."""
+    """A linear layer named as mmpretrain names it."""
 
     def __init__(self, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -31,15 +32,17 @@ class _LinearHead(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, classes)."""
-        return self.fc(x.mean((2, 3)))
+        """Map (B, C) to (B, classes)."""
+        return self.fc(x)
 
 
 class Classifier(nn.Module):
     """A backbone's last map, normed, averaged and classified.
 
-    Its names are those of mmpretrain's ``ImageClassifier`` with a ``LinearClsHead``,
-    so that checkpoints pass between the two.
+    Families that average first and norm then have the norm in ``neck``, which is
+    :class:`mlp_backbones.necks.PooledNorm`. Names are those of mmpretrain's
+    ``ImageClassifier`` with a ``LinearClsHead``, so that checkpoints pass between the
+    two.
 
     Args:
         backbone: A backbone that returns its last stage alone.
@@ -49,11 +52,17 @@ class Classifier(nn.Module):
     def __init__(self, backbone: MLPBackbone, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = _LinearHead(backbone.out_channels[-1], num_classes)
+        dim = backbone.out_channels[-1]
+        if backbone.norm_after_pool:
+            self.neck = PooledNorm(backbone.build_out_norm(dim))
+        else:
+            self.neck = PooledNorm(nn.Identity())
+        self.head = _LinearHead(dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, classes)."""
-        return self.head(self.backbone(x)[-1])
+        (pooled,) = self.neck(self.backbone(x)[-1:])
+        return self.head(pooled)
 
 
 def get_family(family: str) -> type[MLPBackbone]:
@@ -109,7 +118,7 @@ def get_backbone(
     """Build a backbone that returns a feature pyramid.
 
     Args:
-        name: One of :func:`list_models`.
+        name: One of :func:`list_models`, or the authors' name of it.
         pretrained: A checkpoint as in
             :func:`mlp_backbones.checkpoints.load_pretrained`, or None. Nothing is
             downloaded unless this is an address or ``official``.
@@ -143,7 +152,7 @@ def get_model(
     """Build an image classifier.
 
     Args:
-        name: One of :func:`list_models`.
+        name: One of :func:`list_models`, or the authors' name of it.
         pretrained: A checkpoint as in
             :func:`mlp_backbones.checkpoints.load_pretrained`, or None. A head of
             another number of classes is dropped with a warning.
@@ -157,7 +166,8 @@ def get_model(
     if type(num_classes) is not int or num_classes < 1:
         raise ValueError(f"num_classes must be a positive number, got {num_classes!r}")
     cls, arch = _resolve(name)
-    model = Classifier(cls(arch, out_indices=(-1,), **options), num_classes)
+    arguments = {**cls.classifier_arguments, **options}
+    model = Classifier(cls(arch, out_indices=(-1,), **arguments), num_classes)
     if pretrained is not None:
         load_pretrained(model, pretrained)
     return model
@@ -175,7 +185,7 @@ def _check_options(options: dict[str, Any]) -> None:
 def _resolve(name: str) -> tuple[type[MLPBackbone], str]:
     for family, cls in families().items():
         for arch in cls.arch_settings:
-            if name == f"{family}_{arch}":
+            if name in (f"{family}_{arch}", cls.official_names.get(arch)):
                 return cls, arch
     raise ValueError(
         f"unknown model {name!r}, choose one of {', '.join(list_models())}"

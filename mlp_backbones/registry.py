@@ -27,7 +27,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
     )
 
 
-MODELS = _child(_root.MODELS, "backbones")
+MODELS = _child(_root.MODELS, "backbones", "necks")
 DATASETS = _child(_root.DATASETS, "datasets")
 TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
 HOOKS = _child(_root.HOOKS, "engine.hooks")

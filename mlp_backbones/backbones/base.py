@@ -7,7 +7,8 @@ depths for layer-wise learning rates, and loading of weights.
 """
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -48,10 +49,38 @@ class Stage(nn.Module):
             x = self.downsample(x)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
+                x = _checkpointed(block, x)
             else:
                 x = block(x)
         return x
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    norms = [
+        module
+        for module in block.modules()
+        if isinstance(module, _BatchNorm) and module.training
+    ]
+    if not norms:
+        return checkpoint(block, x, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _no_running_statistics(norms)
+
+    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _no_running_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let the second of two equal passes leave the running statistics alone."""
+    tracked = [norm for norm in norms if norm.track_running_stats]
+    for norm in tracked:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracked:
+            norm.track_running_stats = True
 
 
 class MLPBackbone(BaseModule, metaclass=ABCMeta):
@@ -89,7 +118,29 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     """The family's name in snake case; models are called ``{family}_{arch}``."""
 
     arch_settings: ClassVar[dict[str, dict[str, Any]]]
-    """The sizes of the paper: fields by name of the size."""
+    """The sizes of the paper: fields by name of the size.
+
+    A field that is a tuple in the first entry holds one value for each stage; any
+    other holds one value of that type.
+    """
+
+    mini_arch: ClassVar[dict[str, Any]] = {}
+    """A size of our own, known as ``mini``: all parts of the family, hardly a width.
+
+    For trying things out; it has no published counterpart.
+    """
+
+    official_names: ClassVar[dict[str, str]] = {}
+    """What the authors or timm call a size, where it is not ``{family}_{arch}``."""
+
+    classifier_arguments: ClassVar[dict[str, Any]] = {}
+    """Arguments that turn the pyramid into the trunk of the official classifier."""
+
+    norm_after_pool: ClassVar[bool] = False
+    """Whether the classifier averages the last map first and norms it then."""
+
+    grid_modes: ClassVar[tuple[str, ...]] = ()
+    """How mixing weights that belong to a token grid run on others; default first."""
 
     checkpoint_layouts: ClassVar[tuple[CheckpointLayout, ...]] = ()
     """How the weights others have published are named."""
@@ -125,28 +176,30 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         self.arch_name = arch if isinstance(arch, str) else None
         self.in_channels = _positive("in_channels", in_channels)
         self.out_indices = self._resolve_out_indices(out_indices)
+        self.embed_dims = self.stage_dims(self.arch)
+        self.depths = self.stage_depths(self.arch)
         self.frozen_stages = self._check_frozen_stages(frozen_stages)
         self.norm_eval = norm_eval
         self.drop_path_rate = drop_path_rate
         self.with_cp = with_cp
 
-        embed_dims = self.arch["embed_dims"]
-        self.out_channels = [embed_dims[index] for index in self.out_indices]
-        self.out_strides = [self.stage_strides[index] for index in self.out_indices]
+        self.out_channels, self.out_strides = self._describe_outputs()
 
         rates = self._drop_path_rates(drop_path_rate)
         self.stem = self.build_stem()
         self.stages = nn.ModuleList()
-        for index in range(max(self.out_indices) + 1):
+        for index in range(self.num_built_stages):
             downsample = self.build_downsample(index) if index > 0 else None
             blocks = [
                 self.build_block(index, block_index, rate)
                 for block_index, rate in enumerate(rates[index])
             ]
             self.stages.append(Stage(downsample, blocks, with_cp=with_cp))
+        self._build_resampling()
+        channels = dict(zip(self.out_indices, self.out_channels, strict=True))
         self.out_norms = nn.ModuleDict(
             {
-                str(index): self.build_out_norm(embed_dims[index])
+                str(index): self.build_out_norm(channels[index])
                 if out_norm
                 else nn.Identity()
                 for index in sorted(self.out_indices)
@@ -155,13 +208,31 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         self.apply(self._init_module)
         self._freeze()
 
+    @property
+    def num_built_stages(self) -> int:
+        """The stages up to the last one that an output needs."""
+        return max(self.out_indices) + 1
+
+    @classmethod
+    def stage_dims(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the channels of each stage."""
+        return tuple(arch["embed_dims"])
+
+    @classmethod
+    def stage_depths(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the number of blocks of each stage."""
+        return tuple(arch["depths"])
+
     @abstractmethod
     def build_stem(self) -> nn.Module:
         """Build what maps an image (B, C, H, W) to the first map (B, H', W', C')."""
 
     @abstractmethod
-    def build_downsample(self, stage: int) -> nn.Module:
-        """Build what leads from the map of ``stage - 1`` to that of ``stage``."""
+    def build_downsample(self, stage: int) -> nn.Module | None:
+        """Build what leads from the map of ``stage - 1`` to that of ``stage``.
+
+        None where the stage goes on with the map as it is.
+        """
 
     @abstractmethod
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
@@ -184,13 +255,28 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         Raises:
             ValueError: If the shape of ``x`` does not fit.
         """
-        maps = self.forward_stages(x)
+        maps = self._pyramid(x)
         return tuple(
             # (B, H, W, C) -> (B, C, H, W); a channels_last view would pass through an
             # FPN and reach mmcv's RoIAlign, which reads it in the wrong order
-            self.out_norms[str(index)](maps[index]).permute(0, 3, 1, 2).contiguous()
-            for index in self.out_indices
+            self.out_norms[str(index)](feature).permute(0, 3, 1, 2).contiguous()
+            for index, feature in zip(self.out_indices, maps, strict=True)
         )
+
+    def _pyramid(self, x: Tensor) -> list[Tensor]:
+        """Compute the maps (B, H, W, C) that the output norms take."""
+        maps = self.forward_stages(x)
+        return [maps[index] for index in self.out_indices]
+
+    def _describe_outputs(self) -> tuple[list[int], list[int]]:
+        """Return channels and strides of the returned maps."""
+        return (
+            [self.embed_dims[index] for index in self.out_indices],
+            [self.stage_strides[index] for index in self.out_indices],
+        )
+
+    def _build_resampling(self) -> None:
+        """Build what stands between stages and output norms: here nothing."""
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """Compute the raw map of every stage that is built, without output norms.
@@ -285,10 +371,12 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         Raises:
             TypeError: If ``arch`` is neither a name nor a mapping.
             ValueError: If the name is unknown, or fields are missing, unknown or not
-                one value for each of the four stages.
+                of the kind of ``arch_settings``.
         """
         names = ", ".join(cls.arch_settings)
         if isinstance(arch, str):
+            if arch == "mini" and cls.mini_arch:
+                return dict(cls.mini_arch)
             if arch not in cls.arch_settings:
                 raise ValueError(
                     f"unknown arch {arch!r} of {cls.__name__}, choose one of {names}"
@@ -311,12 +399,15 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         return resolved
 
     @classmethod
-    def arguments_from_reference(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+    def arguments_from_reference(
+        cls, config: Mapping[str, Any], input_size: tuple[int, int]
+    ) -> dict[str, Any]:
         """Turn the config of a reference case into arguments of this class.
 
         Args:
             config: The recorded fields: those of an arch, arguments of the class, and
                 the constants of ``reference_constants``.
+            input_size: Height and width of the recorded image, in pixels.
 
         Raises:
             ValueError: If a constant is not the one this class is built on.
@@ -332,24 +423,55 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
                     )
             elif key not in fields:
                 arguments[cls.reference_names.get(key, key)] = value
+        if cls.grid_modes:
+            arguments.setdefault("image_size", tuple(input_size))
         return arguments
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Fit official weights to arguments that change what they mean.
+
+        Args:
+            weights: Tensors under this package's names.
+        """
+        return weights
 
     @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:
+        """Check each field against the kind it has in ``arch_settings``.
+
+        Raises:
+            ValueError: If a value is of another kind, or a number is not positive.
+        """
         num_stages = len(cls.stage_strides)
+        kinds = {
+            field: _allowing_fractions(value) if "ratio" in field else value
+            for field, value in next(iter(cls.arch_settings.values())).items()
+        }
         for field, value in arch.items():
-            if (
+            if not isinstance(kinds[field], tuple):
+                if not _is_like(value, kinds[field]):
+                    raise ValueError(
+                        f"arch field {field!r} of {cls.__name__} must be "
+                        f"{_kind(kinds[field])}, got {value!r}"
+                    )
+            elif (
                 isinstance(value, str)
                 or not isinstance(value, Sequence)
-                or len(value) != num_stages
-                or not all(number > 0 for number in value)
-                or (
-                    field in ("embed_dims", "depths") and set(map(type, value)) != {int}
+                or len(value) != len(kinds[field])
+                or not all(
+                    _is_like(one, like)
+                    for one, like in zip(value, kinds[field], strict=True)
                 )
             ):
+                stages = (
+                    f", one for each of {num_stages} stages"
+                    if len(kinds[field]) == num_stages
+                    else ""
+                )
                 raise ValueError(
-                    f"arch field {field!r} of {cls.__name__} must hold {num_stages} "
-                    f"positive numbers, one for each stage, got {value!r}"
+                    f"arch field {field!r} of {cls.__name__} must hold "
+                    f"{len(kinds[field])} values{stages}, each "
+                    f"{_kind(kinds[field][0])}, got {value!r}"
                 )
 
     def _resolve_out_indices(self, out_indices: Sequence[int]) -> tuple[int, ...]:
@@ -375,7 +497,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         return tuple(resolved)
 
     def _check_frozen_stages(self, frozen_stages: int) -> int:
-        last = max(self.out_indices) + 1
+        last = self.num_built_stages
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= last:
             raise ValueError(
                 f"frozen_stages must be -1 (nothing), 0 (the stem) or up to {last} "
@@ -400,7 +522,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             raise ValueError(
                 f"drop_path_rate must lie in [0, 1), got {drop_path_rate!r}"
             )
-        depths = self.arch["depths"]
+        depths = self.depths
         last = max(sum(depths) - 1, 1)
         flat = iter(range(sum(depths)))
         return [
@@ -424,6 +546,37 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             part.eval()
             for parameter in part.parameters():
                 parameter.requires_grad = False
+
+
+def _is_like(value: Any, example: Any) -> bool:
+    if isinstance(example, bool):
+        return isinstance(value, bool)
+    if isinstance(example, int | float):
+        return (
+            isinstance(value, int | type(example))
+            and not isinstance(value, bool)
+            and value > 0
+        )
+    if isinstance(example, tuple):  # a field of nested values is the family's to check
+        return isinstance(value, Sequence) and not isinstance(value, str)
+    return isinstance(value, type(example))
+
+
+def _allowing_fractions(example: Any) -> Any:
+    if isinstance(example, tuple):
+        return tuple(float(value) for value in example)
+    return float(example)
+
+
+def _kind(example: Any) -> str:
+    kinds = {
+        bool: "True or False",
+        int: "a positive whole number",
+        float: "a positive number",
+        str: "a name",
+        tuple: "a sequence",
+    }
+    return kinds[type(example)]
 
 
 def _positive(name: str, value: int) -> int:

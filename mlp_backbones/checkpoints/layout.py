@@ -1,7 +1,7 @@
 """How a foreign checkpoint names its tensors."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ class CheckpointLayout:
     """One family's rename table for one source of checkpoints.
 
     The names it leads to are those of the backbone, plus ``norm.*`` for the
-    classifier's final norm and ``head.fc.*`` for the classifier.
+    classifier's final norm and ``head.fc.*`` for the classifier. Where a file numbers
+    its blocks through all stages, ``blocks.{k}.*`` will do: the loader splits them.
 
     Attributes:
         name: What the layout is called in messages.
@@ -24,6 +25,8 @@ class CheckpointLayout:
         drops: Patterns of keys that hold nothing to learn.
         check: Called with the foreign names and the backbone, before renaming; raises
             ValueError where constants in the file contradict the backbone.
+        convert: Called with the renamed tensors and the backbone; returns them as the
+            backbone has them, for what a rename cannot do.
     """
 
     name: str
@@ -31,6 +34,7 @@ class CheckpointLayout:
     renames: tuple[tuple[str, Replacement], ...]
     drops: tuple[str, ...] = ()
     check: Callable[[dict[str, Tensor], Any], None] | None = None
+    convert: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] | None = None
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Say whether some key has this layout's signature."""
@@ -46,3 +50,26 @@ class CheckpointLayout:
                 key = re.sub(pattern, replacement, key)
             renamed[key] = tensor
         return renamed
+
+
+def split_flat_blocks(
+    weights: Mapping[str, Tensor], depths: Sequence[int]
+) -> dict[str, Tensor]:
+    """Rename ``blocks.{k}.*``, numbered through, to ``stages.{i}.blocks.{j}.*``.
+
+    Args:
+        weights: Tensors by name; other names stay as they are.
+        depths: Number of blocks of each stage.
+    """
+    places = [(i, j) for i, depth in enumerate(depths) for j in range(depth)]
+
+    def place(match: re.Match[str]) -> str:
+        number = int(match[1])
+        if number >= len(places):
+            return match[0]
+        stage, block = places[number]
+        return f"stages.{stage}.blocks.{block}."
+
+    return {
+        re.sub(r"^blocks\.(\d+)\.", place, key): value for key, value in weights.items()
+    }

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mlp_backbones.checkpoints.layout import split_flat_blocks
 from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint
 
 __all__ = ["CheckpointError", "load_pretrained"]
@@ -29,9 +30,10 @@ def load_pretrained(
 
     Every tensor of the file must find its place and every parameter its tensor, with
     these exceptions, each of which is logged: a head of another number of classes; a
-    head, a final norm or stages that ``model`` does not have; and output norms, which
-    start fresh in a pyramid as they do in the authors' dense mode. A model that
-    returns the last stage alone takes the classifier's final norm as its output norm.
+    head, a final norm or stages that ``model`` does not have; and what resamples and
+    norms the levels of a pyramid, which starts fresh as it does in the authors' dense
+    modes. A model that returns the last stage alone takes the classifier's final norm
+    as its output norm.
 
     Args:
         model: A backbone, or a classifier that has ``backbone`` and ``head``.
@@ -65,9 +67,11 @@ def load_pretrained(
     is_classifier = model is not backbone
     if is_classifier:
         expected = {k.removeprefix("backbone."): v for k, v in expected.items()}
-    _fit_norms(named, backbone, notes)
+    named = backbone.adapt_weights(named)
+    _fit_norms(named, expected, backbone, notes)
     head_dropped = _fit_head(named, expected, notes)
     _fit_stages(named, backbone, notes)
+    _fit_resamplers(named, expected, notes)
 
     fresh = {key for key in expected if head_dropped and key.startswith("head.")}
     if not is_classifier:  # whole norms of a pyramid start fresh, never half of one
@@ -77,18 +81,24 @@ def load_pretrained(
             if key.startswith("out_norms.")
             and not any(name.startswith(key.rsplit(".", 1)[0]) for name in named)
         }
+    if not any(key.startswith("resamplers.") for key in named):
+        fresh |= {key for key in expected if key.startswith("resamplers.")}
     for key in expected.keys() & named.keys():
         named[key] = _squeeze_like(named[key], expected[key])
     _compare(named, expected, fresh, f"{source} does not fit {_describe(backbone)}")
 
     own_names = {
-        f"backbone.{key}" if is_classifier and not key.startswith("head.") else key: v
+        f"backbone.{key}"
+        if is_classifier and not key.startswith(("head.", "neck."))
+        else key: v
         for key, v in named.items()
     }
     model.load_state_dict(own_names, strict=False)
     norms_fresh = sorted(key for key in fresh if key.startswith("out_norms."))
     if norms_fresh:
         notes.append(f"output norms start fresh ({len(norms_fresh)} tensors)")
+    if any(key.startswith("resamplers.") for key in fresh):
+        notes.append("the pyramid's resampling starts fresh")
     summary = f"loaded {len(named)} tensors from {source}"
     print_log("; ".join([summary, *notes]), logger="current")
 
@@ -115,7 +125,10 @@ def _to_own_names(
                     raise CheckpointError(
                         f"{source} does not fit {_describe(backbone)}: {error}"
                     ) from error
-            return layout.rename(tensors)
+            renamed = layout.rename(tensors)
+            if layout.convert is not None:
+                renamed = layout.convert(renamed, backbone)
+            return split_flat_blocks(renamed, backbone.depths)
     if not any(_OWN_SIGNATURE.match(key) for key in tensors):
         layouts = ", ".join(layout.name for layout in backbone.checkpoint_layouts)
         raise CheckpointError(
@@ -133,7 +146,7 @@ def _strip(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     kept = {
         key.removeprefix("backbone."): tensor
         for key, tensor in tensors.items()
-        if key.startswith(("backbone.", "head.fc."))
+        if key.startswith(("backbone.", "head.fc.", "neck.norm."))
     }
     if len(kept) < len(tensors):
         surplus = len(tensors) - len(kept)
@@ -141,7 +154,17 @@ def _strip(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     return kept
 
 
-def _fit_norms(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> None:
+def _fit_norms(
+    named: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    backbone: Any,
+    notes: list[str],
+) -> None:
+    for key in [key for key in named if key.startswith("neck.norm.")]:
+        named[key.removeprefix("neck.")] = named.pop(key)
+    if any(key.startswith("neck.norm.") for key in expected):
+        for key in [key for key in named if key.startswith("norm.")]:
+            named[f"neck.{key}"] = named.pop(key)
     last = len(backbone.stage_strides) - 1
     has = {key.split(".")[1] for key in named if key.startswith("out_norms.")}
     final = [key for key in named if key.startswith("norm.")]
@@ -204,6 +227,18 @@ def _fit_stages(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> No
     ]
     if surplus:
         notes.append(f"stages behind number {built - 1} are left aside")
+    for key in surplus:
+        del named[key]
+
+
+def _fit_resamplers(
+    named: dict[str, Tensor], expected: dict[str, Tensor], notes: list[str]
+) -> None:
+    surplus = [
+        key for key in named if key.startswith("resamplers.") and key not in expected
+    ]
+    if surplus:
+        notes.append("resampling of levels that are not returned is left aside")
     for key in surplus:
         del named[key]
 

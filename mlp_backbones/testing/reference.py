@@ -64,7 +64,12 @@ def load_reference_case(path: str | Path) -> ReferenceCase:
     weights = {k[3:]: v for k, v in tensors.items() if k.startswith("sd.")}
 
     cls = get_family(description["family"])
-    arguments = cls.arguments_from_reference(description["config"])
+    arguments = {
+        **cls.classifier_arguments,
+        **cls.arguments_from_reference(
+            description["config"], tuple(description["input_size"])
+        ),
+    }
     backbone = cls(**arguments, out_indices=(-1,))
     model = Classifier(backbone, description["num_classes"]).eval()
     with TemporaryDirectory() as folder:  # through the door that users' files take

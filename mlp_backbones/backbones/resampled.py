@@ -1,0 +1,199 @@
+"""Backbones of one or two strides, and the pyramid that is made of them."""
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.layers import ConvEmbed, PyramidResample, resample_patch_kernel
+
+
+class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
+    """A backbone whose stages lie at one stride, or at two, instead of four.
+
+    With ``pyramid`` the maps come at strides 4, 8, 16 and 32 for any image size:
+
+    - a patch of 7 pixels becomes one of 8, one of 14 becomes one of 16; kernels of
+      official weights are resampled when they are loaded;
+    - the image is padded with zeros at the right and the bottom to whole patches;
+    - each level is taken from one stage, its *tap*, and resampled as in ViTDet's simple
+      feature pyramid (transposed convolutions up, max pooling down). A backbone of one
+      stride is tapped after each quarter of its depth. One of two strides is tapped at
+      the end of its finer part for strides 4 and 8, and at its end for 16 and 32;
+    - maps are cropped to ``ceil(side / stride)``, then normed.
+
+    Without it this is the official network: the official patch size, a remainder of
+    the image that fills no patch is dropped, and maps keep the strides they have.
+
+    Args:
+        pyramid: Whether the maps are brought to strides 4, 8, 16 and 32.
+        arch: See :class:`MLPBackbone`, as all that follow. ``patch_size`` is among
+            its fields, with ``embed_dim`` and ``depth`` for backbones of one stride,
+            ``embed_dims``, ``depths`` and ``transitions`` for those of two:
+            ``transitions`` says after which stage the stride doubles.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        *,
+        pyramid: bool = True,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        if not isinstance(pyramid, bool):
+            raise TypeError(f"pyramid must be True or False, got {pyramid!r}")
+        self.pyramid = pyramid
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    @abstractmethod
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build block number ``block`` of ``stage``."""
+
+    @classmethod
+    def stage_dims(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the channels of each stage."""
+        if "embed_dim" in arch:
+            return (arch["embed_dim"],) * len(cls.stage_strides)
+        return super().stage_dims(arch)
+
+    @classmethod
+    def stage_depths(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
+        """Return the number of blocks of each stage: of each quarter of the depth."""
+        if "depth" not in arch:
+            return super().stage_depths(arch)
+        parts = len(cls.stage_strides)
+        ends = [arch["depth"] * part // parts for part in range(parts + 1)]
+        return tuple(
+            end - start for start, end in zip(ends[:-1], ends[1:], strict=True)
+        )
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the patches of the stem, in pixels."""
+        patch_size: int = self.arch["patch_size"]
+        if self.pyramid:
+            return {7: 8, 14: 16}.get(patch_size, patch_size)
+        return patch_size
+
+    @property
+    def native_strides(self) -> tuple[int, ...]:
+        """Stride of each stage's map, in pixels of the image."""
+        stride, strides = self.patch_size, []
+        for transition in self._transitions():
+            strides.append(stride)
+            stride *= 2 if transition else 1
+        return tuple(strides)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The stage that each level of the pyramid is taken from."""
+        strides = self.native_strides
+        last = len(strides) - 1
+        if not self.pyramid or strides[0] == strides[-1]:
+            return tuple(range(last + 1))
+        fine = max(i for i, stride in enumerate(strides) if stride == strides[0])
+        return tuple(
+            fine if stride <= strides[0] else last for stride in self.stage_strides
+        )
+
+    @property
+    def num_built_stages(self) -> int:
+        """The stages up to the last one that an output is taken from."""
+        return max(self.taps[index] for index in self.out_indices) + 1
+
+    def build_stem(self) -> nn.Module:
+        """Build the patch embedding: one convolution, kernel and stride alike."""
+        return self.build_patch_embed()
+
+    def build_patch_embed(self) -> ConvEmbed:
+        """Build the convolution (B, C, H, W) to (B, H / patch, W / patch, C')."""
+        return ConvEmbed(
+            self.in_channels,
+            self.embed_dims[0],
+            kernel_size=self.patch_size,
+            stride=self.patch_size,
+            channels_last=False,
+        )
+
+    def build_downsample(self, stage: int) -> nn.Module | None:
+        """Build the convolution between two stages where stride or width change."""
+        merges = self._transitions()[stage - 1]
+        before, after = self.embed_dims[stage - 1 : stage + 1]
+        if not merges and before == after:
+            return None
+        size = 2 if merges else 1
+        return ConvEmbed(before, after, kernel_size=size, stride=size)
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resample the patch kernel of official weights to the patch size built.
+
+        Args:
+            weights: Tensors under this package's names.
+        """
+        key = "stem.proj.weight"
+        official = self.arch["patch_size"]
+        if key in weights and weights[key].shape[-2:] == (official, official):
+            kernel = resample_patch_kernel(weights[key], self.patch_size)
+            return {**weights, key: kernel}
+        return weights
+
+    def _transitions(self) -> tuple[bool, ...]:
+        return tuple(self.arch.get("transitions", (False,) * len(self.stage_strides)))
+
+    def _describe_outputs(self) -> tuple[list[int], list[int]]:
+        native = self.native_strides
+        strides = self.stage_strides if self.pyramid else native
+        channels = []
+        for index in self.out_indices:
+            tap = self.taps[index]
+            ratio = native[tap] // strides[index]  # 0 where the map is pooled
+            channels.append(self.embed_dims[tap] // max(ratio, 1))
+        return channels, [strides[index] for index in self.out_indices]
+
+    def _build_resampling(self) -> None:
+        if not self.pyramid:
+            return
+        self.resamplers = nn.ModuleDict(
+            {
+                str(index): PyramidResample(
+                    self.embed_dims[self.taps[index]],
+                    self.native_strides[self.taps[index]] / self.stage_strides[index],
+                )
+                for index in sorted(self.out_indices)
+            }
+        )
+
+    def _pyramid(self, x: Tensor) -> list[Tensor]:
+        if not self.pyramid:
+            return super()._pyramid(x)
+        self._check_input(x)
+        height, width = x.shape[2:]
+        whole = self.native_strides[-1]
+        x = F.pad(x, (0, -width % whole, 0, -height % whole))
+        maps = self.forward_stages(x)
+        levels = []
+        for index in self.out_indices:
+            level = self.resamplers[str(index)](maps[self.taps[index]])
+            stride = self.stage_strides[index]
+            levels.append(level[:, : -(-height // stride), : -(-width // stride)])
+        return levels
