@@ -199,6 +199,12 @@ class CycleMLP(MLPBackbone):
     }
     # fmt: on
 
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "embed_dims": (16, 32, 48, 64),
+        "depths": (1, 1, 2, 1),
+        "mlp_ratios": (4, 4, 2, 2),
+    }
+
     released_weights: ClassVar[dict[str, str]] = {
         name: f"{_RELEASE}CycleMLP_{name.upper()}.pth"
         for name in ("b1", "b2", "b3", "b4", "b5")

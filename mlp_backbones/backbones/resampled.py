@@ -173,6 +173,11 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
     def _build_resampling(self) -> None:
         if not self.pyramid:
             return
+        if self.patch_size & (self.patch_size - 1):
+            raise ValueError(
+                f"a pyramid needs patches of 7, 14 or a power of two pixels, the arch "
+                f"has {self.patch_size}; pyramid=False takes any"
+            )
         self.resamplers = nn.ModuleDict(
             {
                 str(index): PyramidResample(

@@ -31,10 +31,9 @@ class PyramidResample(nn.Module):
 
     def __init__(self, dim: int, factor: float) -> None:
         super().__init__()
-        steps = math.log2(factor) if factor > 0 else math.nan
-        if steps != round(steps):
+        if factor <= 0 or not math.log2(factor).is_integer():
             raise ValueError(f"factor must be a power of two, got {factor}")
-        self.steps = int(steps)
+        self.steps = int(math.log2(factor))
         num_ups = max(self.steps, 0)
         if dim % 2**num_ups:
             raise ValueError(f"{dim} channels cannot be halved {num_ups} times")

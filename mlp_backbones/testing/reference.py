@@ -41,11 +41,12 @@ class ReferenceCase:
         return [stage.permute(0, 3, 1, 2) for stage in maps]  # to (B, C, H, W)
 
 
-def load_reference_case(path: str | Path) -> ReferenceCase:
+def load_reference_case(path: str | Path, **options: Any) -> ReferenceCase:
     """Build what a case file describes and load its official weights.
 
     Args:
         path: The case's ``.json`` or ``.safetensors`` file; the other lies beside it.
+        options: Further arguments of the backbone's class; they go before the case's.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
@@ -69,6 +70,7 @@ def load_reference_case(path: str | Path) -> ReferenceCase:
         **cls.arguments_from_reference(
             description["config"], tuple(description["input_size"])
         ),
+        **options,
     }
     backbone = cls(**arguments, out_indices=(-1,))
     model = Classifier(backbone, description["num_classes"]).eval()

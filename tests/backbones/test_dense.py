@@ -1,0 +1,94 @@
+"""Every registered family in every dense model: one training step, one prediction."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mlp_backbones.models import families
+from mlp_backbones.testing.configs import (
+    build_model,
+    build_optimizer,
+    find_config_dir,
+    make_batch,
+    shrink_config,
+    take_step,
+)
+
+PARTS = {
+    "retinanet": ("digit_scenes_retinanet_fpn", "digit_scenes_runtime_det"),
+    "mask-rcnn": ("digit_scenes_mask-rcnn_fpn", "digit_scenes_runtime_det"),
+    "semantic-fpn": ("digit_scenes_semantic-fpn", "digit_scenes_runtime_seg"),
+    "upernet": ("digit_scenes_upernet", "digit_scenes_runtime_seg"),
+}
+
+
+def make_config(family: str, head: str, arch: str) -> Config:
+    """Put the backbone of a family into the small model of a task."""
+    base = find_config_dir() / "_base_"
+    model, runtime = PARTS[head]
+    config = Config.fromfile(base / "models" / f"{model}.py")
+    config.merge_from_dict(Config.fromfile(base / f"{runtime}.py").to_dict())
+    config.optim_wrapper = {
+        "type": "OptimWrapper",
+        "optimizer": {"type": "AdamW", "lr": 1e-4},
+    }
+    cls = families()[family]
+    indices = tuple(config.model.backbone.out_indices)
+    channels = cls(arch, out_indices=indices).out_channels
+    config.model.backbone = {
+        "type": f"mlp_backbones.{cls.__name__}",
+        "arch": arch,
+        "out_indices": indices,
+    }
+    if "neck" in config.model:
+        config.model.neck.in_channels = channels
+    else:
+        config.model.decode_head.in_channels = channels
+        config.model.auxiliary_head.in_channels = channels[2]
+    return config
+
+
+def smallest_arch(family: str) -> str:
+    cls = families()[family]
+
+    def size(arch: str) -> int:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in cls(arch).parameters())
+
+    return min(cls.arch_settings, key=size)
+
+
+def check(config: Config, image_size: int) -> None:
+    small = shrink_config(config, image_size)
+    model = build_model(small)
+    batch = make_batch(small, image_size=image_size)
+    report = take_step(model, batch, build_optimizer(small, model))
+    assert report.losses["loss"] > 0
+    assert all(loss < float("inf") for loss in report.losses.values()), report.losses
+    assert report.without_gradient == []
+    assert report.zero_gradient == []
+    assert report.unchanged == []
+    model.eval()
+    with torch.no_grad():
+        samples = model.test_step(make_batch(small, image_size=image_size))
+    assert len(samples) == len(batch["inputs"])
+
+
+# mmseg says at each build that its loss averages over all pixels.
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
+@pytest.mark.parametrize("image_size", [64, 96])
+@pytest.mark.parametrize("head", PARTS)
+@pytest.mark.parametrize("family", sorted(families()))
+def test_mini_size_trains_and_predicts(family: str, head: str, image_size: int) -> None:
+    check(make_config(family, head, "mini"), image_size)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
+@pytest.mark.parametrize("image_size", [64, 96])
+@pytest.mark.parametrize("head", PARTS)
+@pytest.mark.parametrize("family", sorted(families()))
+def test_smallest_size_of_the_paper_trains_and_predicts(
+    family: str, head: str, image_size: int
+) -> None:
+    check(make_config(family, head, smallest_arch(family)), image_size)
