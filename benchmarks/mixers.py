@@ -40,6 +40,7 @@ def load_forms(family: str) -> dict[str, nn.Module]:
     forms = module.forms()
     if set(forms) != set(FORMS):
         raise ValueError(f"{file} must build the forms {FORMS}, got {tuple(forms)}")
+    randomise(forms)  # or layer scales near zero would hide what the mixers do
     return forms
 
 

@@ -69,7 +69,11 @@ def test_neck_is_the_one_of_the_name(config, name):
         assert config.model.neck.type == "FPN"
     else:
         assert name.neck is None
-        expected = {None: "GlobalAveragePooling", "fpn": "FPN"}.get(name.head)
+        cls = MODELS.get(config.model.backbone.type)
+        pooling = (
+            "mlp_backbones.PooledNorm" if cls.norm_after_pool else "GlobalAveragePooling"
+        )
+        expected = {None: pooling, "fpn": "FPN"}.get(name.head)
         assert (config.model.get("neck") or {}).get("type") == expected
 
 
