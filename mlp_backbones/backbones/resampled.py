@@ -22,7 +22,8 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
     - each level is taken from one stage, its *tap*, and resampled as in ViTDet's simple
       feature pyramid (transposed convolutions up, max pooling down). A backbone of one
       stride is tapped after each quarter of its depth. One of two strides is tapped at
-      the end of its finer part for strides 4 and 8, and at its end for 16 and 32;
+      the end of its finer part for strides 4 and 8, and at its end for 16 and 32. One
+      that has all four strides is tapped at each, and nothing is resampled;
     - maps are cropped to ``ceil(side / stride)``, then normed.
 
     Without it this is the official network: the official patch size, a remainder of
@@ -105,15 +106,19 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
         return tuple(strides)
 
     @property
+    def fills_up_images(self) -> bool:
+        """Whether a pyramid fills images up to whole patches instead of cutting."""
+        return True
+
+    @property
     def taps(self) -> tuple[int, ...]:
         """The stage that each level of the pyramid is taken from."""
-        strides = self.native_strides
-        last = len(strides) - 1
-        if not self.pyramid or strides[0] == strides[-1]:
-            return tuple(range(last + 1))
-        fine = max(i for i, stride in enumerate(strides) if stride == strides[0])
+        native = self.native_strides
+        if not self.pyramid or native[0] == native[-1]:
+            return tuple(range(len(native)))
         return tuple(
-            fine if stride <= strides[0] else last for stride in self.stage_strides
+            max(i for i, own in enumerate(native) if own <= max(stride, native[0]))
+            for stride in self.stage_strides
         )
 
     @property
@@ -193,8 +198,9 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
             return super()._pyramid(x)
         self._check_input(x)
         height, width = x.shape[2:]
-        whole = self.native_strides[-1]
-        x = F.pad(x, (0, -width % whole, 0, -height % whole))
+        if self.fills_up_images:
+            whole = self.native_strides[-1]
+            x = F.pad(x, (0, -width % whole, 0, -height % whole))
         maps = self.forward_stages(x)
         levels = []
         for index in self.out_indices:

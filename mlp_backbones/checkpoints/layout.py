@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,8 @@ class CheckpointLayout:
             ValueError where constants in the file contradict the backbone.
         convert: Called with the renamed tensors and the backbone; returns them as the
             backbone has them, for what a rename cannot do.
+        arguments: Arguments of the backbone that such weights were made with, given
+            to its ``apply_layout_arguments`` once they are loaded.
     """
 
     name: str
@@ -35,6 +37,7 @@ class CheckpointLayout:
     drops: tuple[str, ...] = ()
     check: Callable[[dict[str, Tensor], Any], None] | None = None
     convert: Callable[[dict[str, Tensor], Any], dict[str, Tensor]] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def matches(self, state_dict: Mapping[str, Tensor]) -> bool:
         """Say whether some key has this layout's signature."""

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mlp_backbones.checkpoints.layout import split_flat_blocks
+from mlp_backbones.checkpoints.layout import CheckpointLayout, split_flat_blocks
 from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint
 
 __all__ = ["CheckpointError", "load_pretrained"]
@@ -33,7 +33,9 @@ def load_pretrained(
     head, a final norm or stages that ``model`` does not have; and what resamples and
     norms the levels of a pyramid, which starts fresh as it does in the authors' dense
     modes. A model that returns the last stage alone takes the classifier's final norm
-    as its output norm.
+    as its output norm. Where weights were made with other arguments than the model's,
+    and the model's were left open, they are set and logged; see
+    :attr:`CheckpointLayout.arguments`.
 
     Args:
         model: A backbone, or a classifier that has ``backbone`` and ``head``.
@@ -54,7 +56,9 @@ def load_pretrained(
         raise TypeError(f"checkpoint must be a file or an address, got {checkpoint!r}")
     backbone: Any = getattr(model, "backbone", model)
     source = _resolve_official(backbone) if checkpoint == "official" else checkpoint
-    tensors = read_checkpoint(source, sha256=sha256)
+    found = read_checkpoint(source, sha256=sha256)
+    tensors: dict[str, Tensor] = found
+    arguments = found.arguments
     if prefix is not None:
         tensors = {
             key.removeprefix(prefix).lstrip("."): tensor
@@ -62,7 +66,9 @@ def load_pretrained(
             if key.startswith(prefix)
         }
     notes: list[str] = []
-    named = _to_own_names(_strip(tensors, notes), backbone, source)
+    named, layout = _to_own_names(_strip(tensors, notes), backbone, source)
+    if layout is not None:
+        arguments = layout.arguments
     expected = model.state_dict()
     is_classifier = model is not backbone
     if is_classifier:
@@ -94,6 +100,8 @@ def load_pretrained(
         for key, v in named.items()
     }
     model.load_state_dict(own_names, strict=False)
+    if arguments:
+        notes += backbone.apply_layout_arguments(arguments)
     norms_fresh = sorted(key for key in fresh if key.startswith("out_norms."))
     if norms_fresh:
         notes.append(f"output norms start fresh ({len(norms_fresh)} tensors)")
@@ -115,7 +123,7 @@ def _resolve_official(backbone: Any) -> str:
 
 def _to_own_names(
     tensors: dict[str, Tensor], backbone: Any, source: str | Path
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], CheckpointLayout | None]:
     for layout in backbone.checkpoint_layouts:
         if layout.matches(tensors):
             if layout.check is not None:
@@ -128,7 +136,7 @@ def _to_own_names(
             renamed = layout.rename(tensors)
             if layout.convert is not None:
                 renamed = layout.convert(renamed, backbone)
-            return split_flat_blocks(renamed, backbone.depths)
+            return split_flat_blocks(renamed, backbone.depths), layout
     if not any(_OWN_SIGNATURE.match(key) for key in tensors):
         layouts = ", ".join(layout.name for layout in backbone.checkpoint_layouts)
         raise CheckpointError(
@@ -136,7 +144,7 @@ def _to_own_names(
             f"package nor the layouts known ({layouts or 'none'}); it starts with "
             + ", ".join(list(tensors)[:_NUM_SHOWN])
         )
-    return dict(tensors)
+    return dict(tensors), None
 
 
 def _strip(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:

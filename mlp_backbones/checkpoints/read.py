@@ -20,18 +20,26 @@ class CheckpointError(ValueError):
     """A file of weights that cannot be read or does not belong to the model."""
 
 
-def read_checkpoint(
-    source: str | Path, *, sha256: str | None = None
-) -> dict[str, Tensor]:
+class Tensors(dict[str, Tensor]):
+    """Tensors by name, and arguments of the model that saved them.
+
+    Attributes:
+        arguments: What a backbone of this package noted beside its weights.
+    """
+
+    arguments: Mapping[str, Any]
+
+
+def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors:
     """Read the tensors of a checkpoint by name.
 
     Nothing but tensors and plain containers is ever unpickled.
 
     Args:
-        source: A ``.safetensors`` file, or a file of ``torch.save`` that holds a state
-            dict, plain or under ``state_dict`` or ``model``; or the http(s) address
-            of the latter, which MMEngine's loader downloads and keeps in torch's hub
-            folder.
+        source: A ``.safetensors`` file, an ``.npz`` file of named arrays as Flax
+            models are published, or a file of ``torch.save`` that holds a state dict,
+            plain or under ``state_dict`` or ``model``; or the http(s) address of the
+            latter, which MMEngine's loader downloads and keeps in torch's hub folder.
         sha256: The first digits of the file's SHA-256 hash, checked on download.
 
     Returns:
@@ -53,13 +61,14 @@ def read_checkpoint(
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    tensors = {}
+    tensors = Tensors()
     if isinstance(content, Mapping):
-        tensors = {
-            str(key).removeprefix("module."): value
+        tensors.update(
+            (str(key).removeprefix("module."), value)
             for key, value in content.items()
             if isinstance(value, Tensor)
-        }
+        )
+    tensors.arguments = _noted_arguments(content)
     if not tensors:
         raise CheckpointError(
             f"{name} holds no state dict, neither plain nor under 'state_dict' or "
@@ -68,12 +77,25 @@ def read_checkpoint(
     return tensors
 
 
+def _noted_arguments(content: Any) -> Mapping[str, Any]:
+    """Find what a backbone wrote beside torch's own notes on each module."""
+    for notes in getattr(content, "_metadata", {}).values():
+        if isinstance(notes, Mapping) and isinstance(
+            notes.get("layout_arguments"), Mapping
+        ):
+            return dict(notes["layout_arguments"])
+    return {}
+
+
 def _read_file(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         with _harmless_globals():
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -84,7 +106,7 @@ def _read_file(path: Path) -> Any:
 
 def _download(url: str, sha256: str | None) -> Any:
     stem, _, suffix = url.rsplit("/", 1)[-1].rpartition(".")
-    if suffix == "safetensors":
+    if suffix in ("safetensors", "npz"):
         raise CheckpointError(f"download {url} yourself and name the file")
     if sha256 is not None:
         file_name = f"{stem}-{sha256}.{suffix}"  # where torch.hub looks for the hash

@@ -1,6 +1,7 @@
 """Bricks that two or more families use. All maps are channels-last, (B, H, W, C)."""
 
 from mlp_backbones.layers.affine import Affine
+from mlp_backbones.layers.axial_mix import AxialMixer
 from mlp_backbones.layers.block import MixerBlock
 from mlp_backbones.layers.drop_path import DropPath
 from mlp_backbones.layers.grid import (
@@ -10,28 +11,47 @@ from mlp_backbones.layers.grid import (
     partition_windows,
     resize_axis,
     resize_tokens,
+    resolve_image_size,
 )
+from mlp_backbones.layers.init import init_lecun_normal
 from mlp_backbones.layers.mlp import ChannelMLP
+from mlp_backbones.layers.normed_embed import NormedConvEmbed
 from mlp_backbones.layers.patch_embed import ConvEmbed
 from mlp_backbones.layers.pyramid import PyramidResample, resample_patch_kernel
 from mlp_backbones.layers.recompute import recomputed
+from mlp_backbones.layers.scaled_block import ScaledBlock
 from mlp_backbones.layers.split_attention import SplitAttention, blend
+from mlp_backbones.layers.token_mix import (
+    GatedActivation,
+    TokenLinear,
+    TokenMLP,
+    mix_tokens,
+)
 
 __all__ = [
     "Affine",
+    "AxialMixer",
     "CachingModule",
     "ChannelMLP",
     "ConvEmbed",
     "DropPath",
+    "GatedActivation",
     "GridMixer",
     "MixerBlock",
+    "NormedConvEmbed",
     "PyramidResample",
+    "ScaledBlock",
     "SplitAttention",
+    "TokenLinear",
+    "TokenMLP",
     "blend",
+    "init_lecun_normal",
     "join_windows",
+    "mix_tokens",
     "partition_windows",
     "recomputed",
     "resample_patch_kernel",
     "resize_axis",
     "resize_tokens",
+    "resolve_image_size",
 ]

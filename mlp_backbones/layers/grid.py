@@ -2,7 +2,7 @@
 
 from abc import ABCMeta, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -165,6 +165,35 @@ class GridMixer(CachingModule, metaclass=ABCMeta):
     def extra_repr(self) -> str:
         """Show the grid and the mode."""
         return f"grid_size={self.grid_size}, grid={self.grid!r}"
+
+
+def resolve_image_size(
+    image_size: int | Sequence[int], minimum: int
+) -> tuple[int, int]:
+    """Return height and width of the training images, in pixels.
+
+    Args:
+        image_size: One side for both, or height and width.
+        minimum: The least that a side may measure.
+
+    Raises:
+        TypeError: If it is neither a number nor a sequence.
+        ValueError: If it holds no two whole numbers of at least ``minimum``.
+    """
+    sides = (image_size,) * 2 if isinstance(image_size, int) else image_size
+    if not isinstance(sides, Sequence):
+        raise TypeError(
+            "image_size must be one or two whole numbers, got "
+            f"{image_size!r} of type {type(image_size).__name__}"
+        )
+    if len(sides) != 2 or not all(
+        type(side) is int and side >= minimum for side in sides
+    ):
+        raise ValueError(
+            "image_size must be one or two whole numbers of at least "
+            f"{minimum} pixels, got {image_size!r}"
+        )
+    return sides[0], sides[1]
 
 
 def partition_windows(

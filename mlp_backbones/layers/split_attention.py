@@ -37,9 +37,20 @@ class SplitAttention(nn.Module):
         pooled = branches[0].mean((1, 2), keepdim=True)
         for branch in branches[1:]:
             pooled = pooled + branch.mean((1, 2), keepdim=True)
+        return self.weigh_pooled(pooled)
+
+    def weigh_pooled(self, pooled: Tensor) -> Tensor:
+        """Compute the weights from the pooled sum of the K maps.
+
+        Args:
+            pooled: Mean over the map of the branches' sum, (B, 1, 1, C).
+
+        Returns:
+            The weights, (K, B, 1, 1, C).
+        """
         logits = self.fc2(self.act(self.fc1(pooled)))
         logits = logits.unflatten(-1, (-1, self.num_branches))  # (B, 1, 1, C, K)
-        weights = torch.softmax(logits, dim=-1).to(branches[0].dtype)
+        weights = torch.softmax(logits, dim=-1).to(pooled.dtype)
         return weights.movedim(-1, 0)  # (K, B, 1, 1, C)
 
 

@@ -83,7 +83,9 @@ def test_checkpointing_counts_a_batch_once(family: str) -> None:
     x = images()
     for backbone in (plain, thrifty):
         sum(feature.square().mean() for feature in backbone(x)).backward()
-    torch.testing.assert_close(dict(thrifty.named_buffers()), dict(plain.named_buffers()))
+    torch.testing.assert_close(
+        dict(thrifty.named_buffers()), dict(plain.named_buffers())
+    )
 
 
 @pytest.mark.parametrize(

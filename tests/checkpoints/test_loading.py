@@ -1,7 +1,6 @@
 """Loading: what is accepted, what is refused, and what is said."""
 
 import argparse
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -43,24 +42,6 @@ def classifier(case) -> Callable[..., Classifier]:
         return Classifier(backbone, num_classes).eval()
 
     return build
-
-
-@pytest.fixture
-def said() -> list[str]:
-    """Collect what MMEngine's logger says."""
-    from mmengine.logging import MMLogger
-
-    messages: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-
-    logger = MMLogger.get_current_instance()
-    handler = Collect()
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("form", ["plain", "model", "state_dict", "safetensors", "ddp"])

@@ -71,7 +71,9 @@ def test_neck_is_the_one_of_the_name(config, name):
         assert name.neck is None
         cls = MODELS.get(config.model.backbone.type)
         pooling = (
-            "mlp_backbones.PooledNorm" if cls.norm_after_pool else "GlobalAveragePooling"
+            "mlp_backbones.PooledNorm"
+            if cls.norm_after_pool
+            else "GlobalAveragePooling"
         )
         expected = {None: pooling, "fpn": "FPN"}.get(name.head)
         assert (config.model.get("neck") or {}).get("type") == expected

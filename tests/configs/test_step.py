@@ -109,10 +109,10 @@ def test_decay_spares_what_the_recipe_says(heavy_path, config):
     rules = small.optim_wrapper.get("paramwise_cfg") or {}
     if not rules:
         assert names == set()  # PVT's recipes decay everything
-    elif "custom_keys" in rules:
-        assert names == norms  # Swin's spare the backbone's norms
-    else:
+    elif "flat_decay_mult" in rules:  # DeiT's spare norms, biases, scales, positions
         small_ones = {name for name, p in model.named_parameters() if p.ndim == 1}
-        assert names == small_ones  # DeiT's spare norms and biases
+        assert names == small_ones | {n for n in everything if "pos_embed" in n}
+    else:
+        assert names == norms  # Swin's spare the backbone's norms
     weights = set(decay.values()) - {0}
     assert weights == {small.optim_wrapper.optimizer.weight_decay}

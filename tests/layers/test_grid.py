@@ -96,7 +96,9 @@ class _Sum(GridMixer):
         self.weight = torch.nn.Parameter(torch.ones(grid_size[0] * grid_size[1]))
         self.calls = 0
 
-    def mix(self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+    def mix(
+        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
+    ) -> Tensor:
         if mask is not None:
             x = x * mask
         total = (x.flatten(1, 2) * weights[0][:, None]).sum(1)

@@ -1,0 +1,385 @@
+"""AS-MLP: "AS-MLP: An Axial Shifted MLP Architecture for Vision".
+
+Paper: arXiv 2107.08391, ICLR 2022. Weights and facts follow the authors' releases
+(svip-lab/AS-MLP and its object detection and semantic segmentation repositories, MIT
+licence); the code is written anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.layers import ChannelMLP
+from mlp_backbones.layers.map_norm import (
+    MapNormBlock,
+    MapNormConvEmbed,
+    apply_norm,
+    norm_samples,
+)
+from mlp_backbones.ops import axial_shift, shift_taps
+from mlp_backbones.registry import MODELS
+
+_PATCH_SIZE = 4
+
+
+def group_steps(dim: int, shift_size: int) -> list[int]:
+    """Return how far from the output position each input channel is read.
+
+    Source: paper, section 3.2. The channels are cut into ``shift_size`` groups of
+    equal length, the last being shorter; the first group is read from the right (or
+    below). Where the channels are too few, the last groups are empty.
+
+    Args:
+        dim: Number of channels.
+        shift_size: Number of groups, odd.
+    """
+    length = -(-dim // shift_size)
+    return [shift_size // 2 - channel // length for channel in range(dim)]
+
+
+class AxialShift(nn.Module):
+    """Move groups of channels along one axis; cells from outside the map are 0.
+
+    Source: paper, section 3.2.
+
+    Args:
+        dim: Number of channels.
+        axis: 1 to move along the height, 2 along the width.
+        shift_size: Number of groups, odd.
+    """
+
+    taps: Tensor
+
+    def __init__(self, dim: int, *, axis: int, shift_size: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.shift_size = shift_size
+        taps = shift_taps(group_steps(dim, shift_size))
+        self.register_buffer("taps", taps, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        if x.is_cuda:  # whole groups move alike: fewer passes than by single channels
+            return _shift_by_groups(x, self.shift_size, self.axis)
+        return axial_shift(x, self.taps, self.axis)
+
+    def extra_repr(self) -> str:
+        """Show axis and size."""
+        return f"axis={self.axis}, shift_size={self.shift_size}"
+
+
+def _shift_by_groups(x: Tensor, shift_size: int, axis: int) -> Tensor:
+    groups = []
+    length = -(-x.shape[-1] // shift_size)
+    for index, group in enumerate(x.split(length, dim=-1)):
+        step = index - shift_size // 2  # to where the group moves
+        if abs(step) >= x.shape[axis]:
+            group = torch.zeros_like(group)
+        elif step:  # a negative padding cuts off
+            group = F.pad(group, (0, 0) * (3 - axis) + (step, -step))
+        groups.append(group)
+    return torch.cat(groups, dim=-1)
+
+
+class MapNorm(nn.GroupNorm):
+    """Norm each sample over height, width and channels, then scale each channel.
+
+    Args:
+        dim: Number of channels.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
+        super().__init__(1, dim, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # behind frozen parts: the backward pass of torch's kernel for
+            # channels_last maps writes a gradient that nobody has asked for, and dies
+            x = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+            x = norm_samples(x, self.weight, self.bias, self.eps)
+            return x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        return super().forward(x)
+
+
+class AxialShiftMixer(nn.Module):
+    """Channel FCs around axial shifts along both axes, which are added.
+
+    Source: paper, section 3.2 and figure 2.
+
+    Args:
+        dim: Channels in and out.
+        shift_size: Groups of channels of a shift, hence cells that it reaches, odd.
+        bias: Whether the channel FCs have a bias.
+        norm_eps: Epsilon of the norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        shift_size: int = 5,
+        bias: bool = True,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.proj_in = nn.Linear(dim, dim, bias=bias)
+        self.norm_in = MapNorm(dim, eps=norm_eps)
+        self.shift_horizontal = AxialShift(dim, axis=2, shift_size=shift_size)
+        self.shift_vertical = AxialShift(dim, axis=1, shift_size=shift_size)
+        self.horizontal = nn.Linear(dim, dim, bias=bias)
+        self.vertical = nn.Linear(dim, dim, bias=bias)
+        self.norm_out = MapNorm(dim, eps=norm_eps)
+        self.proj_out = nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = F.gelu(apply_norm(self.norm_in, self.proj_in(x)))
+        horizontal = F.gelu(self.horizontal(self.shift_horizontal(x)))
+        vertical = F.gelu(self.vertical(self.shift_vertical(x)))
+        return self.proj_out(apply_norm(self.norm_out, horizontal + vertical))
+
+
+class PaddedPatchEmbed(MapNormConvEmbed):
+    """A patch embedding that fills up incomplete patches at the borders with zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, ceil(H / 4), ceil(W / 4), C')."""
+        bottom, right = -x.shape[2] % _PATCH_SIZE, -x.shape[3] % _PATCH_SIZE
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        return super().forward(x)
+
+
+class PatchMerging(nn.Module):
+    """Join each cell of 2x2 positions, norm the whole map and project.
+
+    Odd sides are padded with zeros, which enter the norm's statistics. Source: Swin
+    Transformer (arXiv 2103.14030, section 3.1), with the norm of AS-MLP.
+
+    Args:
+        in_channels: Channels of the input.
+        dim: Channels of the output.
+        norm_eps: Epsilon of the norm.
+    """
+
+    def __init__(self, in_channels: int, dim: int, *, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = MapNorm(4 * in_channels, eps=norm_eps)
+        self.reduction = nn.Linear(4 * in_channels, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), C')."""
+        bottom, right = x.shape[1] % 2, x.shape[2] % 2
+        if bottom or right:
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, H/2, 2, W/2, 2, C)
+        # the row inside the cell varies before the column: (B, H/2, W/2, 4C)
+        x = x.permute(0, 1, 3, 4, 2, 5).flatten(3)
+        return self.reduction(apply_norm(self.norm, x))
+
+
+@MODELS.register_module()
+class ASMLP(MLPBackbone):
+    """AS-MLP, four stages, any image size.
+
+    Its norms take mean and variance over a whole map: padding and cropping of an image
+    change all of its features.
+
+    Args:
+        arch: ``tiny``, ``small``, ``base``, or a mapping with ``embed_dims`` and
+            ``depths``, four numbers each.
+        shift_size: Groups of channels of a shift, hence cells that it reaches, odd.
+            It has no weights. A state dict of this class remembers it and refuses
+            another; official files do not say it: the released classifiers have 5,
+            some of the authors' detectors and segmentors 3.
+        mlp_ratio: Hidden channels of the channel MLPs over their channels.
+        mixer_bias: Whether the channel FCs of the mixers have a bias.
+        patch_norm: Whether the patch embedding ends in a norm.
+        norm_eps: Epsilon of all norms.
+        in_channels: See :class:`MLPBackbone`, as all that follow.
+        out_indices: The stages whose maps are returned.
+        out_norm: Whether each returned map passes a norm of its own.
+        frozen_stages: How many stages are frozen.
+        norm_eval: Without effect here: group norms keep no statistics.
+        drop_path_rate: Stochastic depth rate of the last block.
+        with_cp: Whether blocks are recomputed in the backward pass.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Example:
+        >>> import torch
+        >>> backbone = ASMLP("tiny")
+        >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 90))]
+        [(1, 96, 16, 23), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
+    """
+
+    family = "as_mlp"
+
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2)},
+        "small": {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2)},
+        "base": {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2)},
+    }
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "embed_dims": (16, 32, 48, 64),
+        "depths": (1, 1, 2, 1),
+    }
+
+    reference_constants: ClassVar[dict[str, Any]] = {"patch_size": _PATCH_SIZE}
+    reference_names: ClassVar[dict[str, str]] = {"as_bias": "mixer_bias"}
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="AS-MLP release",
+            signature=r"^layers\.\d+\.blocks\.\d+\.axial_shift\.conv2_1\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (
+                    r"^layers\.(\d+)\.downsample\.",  # it stands behind its stage there
+                    lambda m: f"stages.{int(m[1]) + 1}.downsample.",
+                ),
+                (r"^layers\.", "stages."),
+                (r"\.axial_shift\.conv1\.", ".mixer.proj_in."),
+                (r"\.axial_shift\.norm1\.", ".mixer.norm_in."),
+                (r"\.axial_shift\.conv2_1\.", ".mixer.horizontal."),
+                (r"\.axial_shift\.conv2_2\.", ".mixer.vertical."),
+                (r"\.axial_shift\.norm2\.", ".mixer.norm_out."),
+                (r"\.axial_shift\.conv3\.", ".mixer.proj_out."),
+                (r"^norm([0-3])\.", r"out_norms.\1."),
+                (r"^head\.", "head.fc."),
+            ),
+        ),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        *,
+        shift_size: int = 5,
+        mlp_ratio: float = 4.0,
+        mixer_bias: bool = True,
+        patch_norm: bool = True,
+        norm_eps: float = 1e-5,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        if type(shift_size) is not int or shift_size < 1 or shift_size % 2 == 0:
+            raise ValueError(
+                f"shift_size must be a positive odd number, got {shift_size!r}"
+            )
+        if not isinstance(mlp_ratio, int | float) or not mlp_ratio > 0:
+            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio!r}")
+        self.shift_size = shift_size
+        self.mlp_ratio = mlp_ratio
+        self.mixer_bias = mixer_bias
+        self.patch_norm = patch_norm
+        self.norm_eps = norm_eps
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the pyramid, see :meth:`MLPBackbone.forward`."""
+        maps = zip(self.out_indices, self._pyramid(x), strict=True)
+        return tuple(
+            # (B, H, W, C) -> (B, C, H, W)
+            apply_norm(self.out_norms[str(index)], x).permute(0, 3, 1, 2).contiguous()
+            for index, x in maps
+        )
+
+    def build_stem(self) -> nn.Module:
+        """Build the patch embedding, stride 4."""
+        dim = self.embed_dims[0]
+        return PaddedPatchEmbed(
+            self.in_channels,
+            dim,
+            norm=self.build_out_norm(dim) if self.patch_norm else nn.Identity(),
+            kernel_size=_PATCH_SIZE,
+            stride=_PATCH_SIZE,
+            channels_last=False,
+        )
+
+    def build_downsample(self, stage: int) -> nn.Module:
+        """Build the patch merging that halves both sides."""
+        dims = self.embed_dims
+        return PatchMerging(dims[stage - 1], dims[stage], norm_eps=self.norm_eps)
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; all blocks of a stage are alike."""
+        dim = self.embed_dims[stage]
+        return MapNormBlock(
+            norm1=self.build_out_norm(dim),
+            mixer=AxialShiftMixer(
+                dim,
+                shift_size=self.shift_size,
+                bias=self.mixer_bias,
+                norm_eps=self.norm_eps,
+            ),
+            norm2=self.build_out_norm(dim),
+            mlp=ChannelMLP(dim, int(dim * self.mlp_ratio)),
+            drop_path_rate=drop_path_rate,
+        )
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build a norm over a whole map, for ``apply_norm``."""
+        return MapNorm(dim, eps=self.norm_eps)
+
+    @classmethod
+    def arguments_from_reference(
+        cls, config: Mapping[str, Any], input_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Turn the config of a reference case into arguments of this class.
+
+        Args:
+            config: The recorded fields, with the first width a second time as
+                ``embed_dim``.
+            input_size: Height and width of the recorded image, in pixels.
+        """
+        fields = {key: value for key, value in config.items() if key != "embed_dim"}
+        return super().arguments_from_reference(fields, input_size)
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if prefix[:-1] in getattr(destination, "_metadata", {}):
+            destination._metadata[prefix[:-1]]["shift_size"] = self.shift_size
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        trained_with = local_metadata.get("shift_size", self.shift_size)
+        if trained_with != self.shift_size:
+            error_messages = args[-1]
+            error_messages.append(
+                f"the weights of {prefix[:-1] or type(self).__name__} were trained "
+                f"with shift_size={trained_with}, the model has {self.shift_size}"
+            )
+
+    def _init_module(self, module: nn.Module) -> None:
+        """Keep torch's start: the release initialises its classifier's head alone."""

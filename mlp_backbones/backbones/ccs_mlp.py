@@ -1,0 +1,422 @@
+"""CCS: circulant channel-specific token mixing, in MLP-Mixer and in ResMLP.
+
+Paper: "Rethinking Token-Mixing MLP for MLP-based Vision Backbone", arXiv 2106.14882.
+The authors published neither code nor weights; host networks follow timm
+(huggingface/pytorch-image-models, Apache-2.0 licence), the code is written anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
+from mlp_backbones.backbones.res_mlp import without_final_affine
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.layers import (
+    Affine,
+    ChannelMLP,
+    ConvEmbed,
+    GridMixer,
+    MixerBlock,
+    ScaledBlock,
+    init_lecun_normal,
+)
+from mlp_backbones.registry import MODELS
+
+HOSTS = ("mlp_mixer", "res_mlp")
+LIFTS = ("embed", "resize")
+
+# From here on Fourier transforms beat matrix products: timed on one CPU thread. GPUs
+# multiply matrices far better than they transform; their number is a guess.
+_MIN_FFT_TOKENS_CPU = 64
+_MIN_FFT_TOKENS_GPU = 256
+
+
+def circulant(weight: Tensor) -> Tensor:
+    """Build the matrices that correlate tokens with vectors, circularly.
+
+    Args:
+        weight: One vector for each group, (G, N).
+
+    Returns:
+        (G, N, N), whose entry [g, i, m] is ``weight[g, (m - i) % N]``.
+    """
+    groups, num_tokens = weight.shape
+    # N - 1 copies cut into N rows of N - 1: each row begins one entry further back
+    rows = weight.repeat(1, num_tokens - 1).view(groups, num_tokens, num_tokens - 1)
+    return torch.cat([rows, weight.flip(1).unsqueeze(2)], dim=2)
+
+
+def correlate_by_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Correlate tokens with vectors as one batched matrix product.
+
+    Args:
+        x: Tokens, (B, N, C).
+        weight: One vector for each group, (G, N); channel c belongs to group c % G.
+
+    Returns:
+        (B, N, C): token i holds the sum of ``weight[:, j] * x[:, (i + j) % N]``.
+    """
+    batch, num_tokens, dim = x.shape
+    groups = len(weight)
+    # (B, N, C/G, G) -> (G, N, B, C/G) -> (G, N, B*C/G)
+    x = x.reshape(batch, num_tokens, -1, groups).permute(3, 1, 0, 2)
+    x = torch.bmm(circulant(weight), x.reshape(groups, num_tokens, -1))
+    x = x.view(groups, num_tokens, batch, -1).permute(2, 1, 3, 0)
+    return x.reshape(batch, num_tokens, dim)
+
+
+def correlate_by_fft(x: Tensor, weight: Tensor) -> Tensor:
+    """Do what :func:`correlate_by_product` does by Fourier transforms.
+
+    Computes in float32 at least, as transforms of half precision are rare and poor.
+
+    Args:
+        x: Tokens, (B, N, C).
+        weight: One vector for each group, (G, N); channel c belongs to group c % G.
+
+    Returns:
+        (B, N, C), of the type of ``x``.
+    """
+    batch, num_tokens, dim = x.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    tokens = x.transpose(1, 2).to(dtype).contiguous()  # (B, N, C) -> (B, C, N)
+    # the conjugate makes a correlation of what would be a convolution
+    spectrum = torch.fft.rfft(weight.to(dtype)).conj()  # (G, frequencies)
+    product = torch.fft.rfft(tokens).unflatten(1, (-1, len(weight))) * spectrum
+    mixed = torch.fft.irfft(product.flatten(1, 2), n=num_tokens)
+    return mixed.transpose(1, 2).to(x.dtype)  # (B, C, N) -> (B, N, C)
+
+
+class CirculantMixer(GridMixer):
+    """Correlate the tokens, row by row in one line, with a vector for each group.
+
+    Source: paper, equations 5 to 8, and algorithm 1 for the channels of a group, which
+    lie ``groups`` apart.
+
+    Args:
+        groups: Number of vectors.
+        grid_size: Height and width of the grid the vectors belong to, in tokens.
+        lift: How a vector is brought to another grid. It holds a weight for each
+            offset between two tokens, a kernel of the height and width of the grid;
+            the paper does not say how to enlarge it. ``"embed"`` fills zeros in around
+            it, or cuts it to its centre: offsets keep their length in tokens.
+            ``"resize"`` resamples it bicubically: offsets keep their length in parts
+            of the map, and a constant map its response.
+        options: The other arguments of :class:`GridMixer`.
+
+    Raises:
+        ValueError: If ``lift`` is not one of the two.
+    """
+
+    def __init__(
+        self, groups: int, grid_size: tuple[int, int], *, lift: str, **options: Any
+    ) -> None:
+        super().__init__(grid_size, **options)
+        if lift not in LIFTS:
+            raise ValueError(f"lift must be one of {LIFTS}, got {lift!r}")
+        self.lift = lift
+        self.weight = nn.Parameter(torch.empty(groups, grid_size[0] * grid_size[1]))
+
+    def mix(
+        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
+    ) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        if mask is not None:
+            x = x.masked_fill(~mask, 0)
+        (weight,) = weights
+        tokens = x.flatten(1, 2)  # (B, H, W, C) -> (B, H*W, C)
+        enough = _MIN_FFT_TOKENS_GPU if x.is_cuda else _MIN_FFT_TOKENS_CPU
+        if tokens.shape[1] < enough or torch.onnx.is_in_onnx_export():
+            mixed = correlate_by_product(tokens, weight)
+        else:
+            mixed = correlate_by_fft(tokens, weight)
+        return mixed.unflatten(1, x.shape[1:3])
+
+    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return the vectors for a grid of ``size``."""
+        old = self.grid_size
+        if size == old:
+            return (self.weight,)
+        positions = _token_of_offset(old, self.weight.device)
+        kernel = self.weight[:, positions].view(-1, 1, *old)
+        kernel = (_embed if self.lift == "embed" else _resize)(kernel, size)
+        return (kernel.flatten(1)[:, _offset_of_token(size, self.weight.device)],)
+
+    def extra_repr(self) -> str:
+        """Show the lift beside the grid."""
+        return f"{super().extra_repr()}, groups={len(self.weight)}, lift={self.lift!r}"
+
+
+def _token_of_offset(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return where in the vector the offsets from -H/2, -W/2 on stand, (H*W,)."""
+    height, width = size
+    rows = torch.arange(height, device=device) - height // 2
+    columns = torch.arange(width, device=device) - width // 2
+    return ((rows[:, None] * width + columns) % (height * width)).flatten()
+
+
+def _offset_of_token(size: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the inverse of :func:`_token_of_offset`, (H*W,)."""
+    height, width = size
+    tokens = torch.arange(height * width, device=device) + width // 2
+    columns, rows = tokens % width, tokens // width + height // 2
+    return rows % height * width + columns
+
+
+def _embed(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    padding = []
+    for old, new in zip(kernel.shape[:1:-1], size[::-1], strict=True):
+        before = new // 2 - old // 2  # the offset 0 stands at half the side
+        padding += [before, new - old - before]
+    return F.pad(kernel, padding)  # negative padding cuts
+
+
+def _resize(kernel: Tensor, size: tuple[int, int]) -> Tensor:
+    rows, columns = (
+        _cubic_samples(old, new, kernel.device)
+        for old, new in zip(kernel.shape[2:], size, strict=True)
+    )
+    scale = kernel.shape[2] * kernel.shape[3] / (size[0] * size[1])
+    # (H, H0) @ (G, 1, H0, W0) @ (W0, W); autocast would round in single precision
+    return (rows @ kernel.double() @ columns.T * scale).to(kernel.dtype)
+
+
+def _cubic_samples(old: int, new: int, device: torch.device) -> Tensor:
+    """Return what each new offset along one side takes from the old, (new, old).
+
+    The cubic convolution of torch's ``interpolate``, which itself would move the
+    offset 0: by more than a token on large maps. Offsets are periodic.
+    """
+    offsets = torch.arange(new, dtype=torch.float64, device=device) - new // 2
+    source = offsets * (old / new) + old // 2
+    first = source.floor()
+    samples = source.new_zeros((new, old))
+    for tap in (-1, 0, 1, 2):
+        distance = (source - first - tap).abs()
+        near = (1.25 * distance - 2.25) * distance**2 + 1
+        far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
+        place = F.one_hot((first.long() + tap) % old, old)
+        samples = samples + place * torch.where(distance <= 1, near, far)[:, None]
+    return samples
+
+
+@MODELS.register_module()
+class CCSMLP(IsotropicGridBackbone):
+    """CCS in an MLP-Mixer or a ResMLP, and a pyramid made of it for any image size.
+
+    Everything but the token mixing is the host's.
+
+    Args:
+        arch: ``mixer_b16``, ``resmlp_36``, one of its variants ``resmlp_36_g1``,
+            ``resmlp_36_g4`` and ``resmlp_36_g384`` with other numbers of groups,
+            ``mini``, or a mapping with ``host`` (``mlp_mixer`` or ``res_mlp``),
+            ``embed_dim``, ``depth``, ``patch_size``, ``mlp_ratio`` and ``ccs_groups``.
+        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
+            strides 4, 8, 16 and 32.
+        image_size: See :class:`IsotropicGridBackbone`, as the next two: side of the
+            training images, or height and width, in pixels.
+        grid: ``"interpolate"`` lifts the vectors to the map's grid; ``"window"`` mixes
+            inside windows of the training grid.
+        shift_windows: Whether the windows of every second block are half a window
+            away.
+        lift: How vectors are lifted, ``"embed"`` or ``"resize"``; see
+            :class:`CirculantMixer`.
+        norm_eps: Epsilon of all layer norms.
+        init_scale: What the branches of a ``res_mlp`` host are scaled by at the start.
+        in_channels: See :class:`MLPBackbone`, as all that follow.
+        out_indices: The levels whose maps are returned.
+        out_norm: Whether each returned map passes a norm of its own.
+        frozen_stages: How many stages are frozen.
+        norm_eval: Without effect here: no norm keeps statistics.
+        drop_path_rate: Stochastic depth rate of the last block, in a ``res_mlp`` host
+            of every block.
+        with_cp: Whether blocks are recomputed in the backward pass.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Example:
+        >>> import torch
+        >>> backbone = CCSMLP("mini", out_indices=(1, 2, 3))
+        >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 16, 8, 12), (1, 32, 4, 6), (1, 32, 2, 3)]
+    """
+
+    family = "ccs_mlp"
+    grid_modes: ClassVar[tuple[str, ...]] = ("interpolate", "window")
+
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {
+            "host": host,
+            "embed_dim": dim,
+            "depth": depth,
+            "patch_size": 16,
+            "mlp_ratio": 4,
+            "ccs_groups": groups,
+        }
+        for name, host, dim, depth, groups in (
+            ("mixer_b16", "mlp_mixer", 768, 12, 8),
+            ("resmlp_36", "res_mlp", 384, 36, 8),
+            ("resmlp_36_g1", "res_mlp", 384, 36, 1),
+            ("resmlp_36_g4", "res_mlp", 384, 36, 4),
+            ("resmlp_36_g384", "res_mlp", 384, 36, 384),
+        )
+    }
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "host": "mlp_mixer",
+        "embed_dim": 32,
+        "depth": 4,
+        "patch_size": 16,
+        "mlp_ratio": 4,
+        "ccs_groups": 8,
+    }
+    official_names: ClassVar[dict[str, str]] = {
+        name: f"ccs_{name}" for name in arch_settings
+    }
+    reference_constants: ClassVar[dict[str, Any]] = {
+        "channel_to_group": "channel % groups"
+    }
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="timm's names of the host",
+            signature=r"^blocks\.\d+\.(mlp|linear)_tokens\.weight$",
+            renames=(
+                (r"^(blocks\.\d+)\.(mlp|linear)_tokens\.", r"\1.mixer."),
+                (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mlp."),
+                (r"^(blocks\.\d+)\.ls([12])$", r"\1.scale\2"),
+                (r"^head\.", "head.fc."),
+            ),
+        ),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "mixer_b16",
+        *,
+        pyramid: bool = True,
+        image_size: int | Sequence[int] = 224,
+        grid: str = "interpolate",
+        shift_windows: bool = False,
+        lift: str = "embed",
+        norm_eps: float = 1e-6,
+        init_scale: float = 1e-6,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.lift = lift
+        self.norm_eps = norm_eps
+        self.init_scale = init_scale
+        super().__init__(
+            arch,
+            pyramid=pyramid,
+            image_size=image_size,
+            grid=grid,
+            shift_windows=shift_windows,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    @classmethod
+    def arguments_from_reference(
+        cls, config: Mapping[str, Any], input_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Turn the config of a reference case into arguments of this class.
+
+        Args:
+            config: The recorded fields; ``norm_eps`` is None in a ``res_mlp`` host.
+            input_size: Height and width of the recorded image, in pixels.
+
+        Raises:
+            ValueError: If the case is not what this class builds.
+        """
+        fields = {k: v for k, v in config.items() if (k, v) != ("norm_eps", None)}
+        return super().arguments_from_reference(fields, input_size)
+
+    @classmethod
+    def _check_arch(cls, arch: dict[str, Any]) -> None:
+        super()._check_arch(arch)
+        if arch["host"] not in HOSTS:
+            raise ValueError(
+                f"arch field 'host' of CCSMLP must be one of {HOSTS}, got "
+                f"{arch['host']!r}"
+            )
+        if arch["embed_dim"] % arch["ccs_groups"]:
+            raise ValueError(
+                "arch field 'ccs_groups' of CCSMLP must divide 'embed_dim' "
+                f"{arch['embed_dim']!r}, got {arch['ccs_groups']!r}"
+            )
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block of the host; all blocks are alike."""
+        dim = self.arch["embed_dim"]
+        parts: dict[str, Any] = {
+            "mixer": CirculantMixer(
+                self.arch["ccs_groups"],
+                lift=self.lift,
+                **self.grid_options(stage, block),
+            ),
+            "mlp": ChannelMLP(dim, int(dim * self.arch["mlp_ratio"])),
+            "drop_path_rate": drop_path_rate,
+        }
+        if self.arch["host"] == "mlp_mixer":
+            norms = (nn.LayerNorm(dim, eps=self.norm_eps) for _ in range(2))
+            return MixerBlock(norm1=next(norms), norm2=next(norms), **parts)
+        return ScaledBlock(
+            dim,
+            norm1=Affine(dim),
+            norm2=Affine(dim),
+            init_scale=self.init_scale,
+            **parts,
+        )
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build the norm of one level, or the final norm of the host's classifier."""
+        if self.arch["host"] == "res_mlp" and not self.pyramid:
+            return Affine(dim)
+        return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the final affine map of a ResMLP where levels have norms.
+
+        Args:
+            weights: Tensors under this package's names.
+        """
+        return super().adapt_weights(without_final_affine(weights, self.pyramid))
+
+    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
+        rates = super()._drop_path_rates(drop_path_rate)
+        if self.arch["host"] == "res_mlp":
+            return [[drop_path_rate] * len(stage) for stage in rates]
+        return rates
+
+    def _init_module(self, module: nn.Module) -> None:
+        """Initialise the vectors as linear layers are, all else as the host does."""
+        if isinstance(module, CirculantMixer):
+            bound = module.weight.shape[1] ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+        elif self.arch["host"] == "res_mlp":
+            super()._init_module(module)
+        elif isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.normal_(module.bias, std=1e-6)
+        elif isinstance(module, ConvEmbed):
+            init_lecun_normal(module.proj)

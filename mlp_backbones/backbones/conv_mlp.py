@@ -1,0 +1,380 @@
+"""ConvMLP: "ConvMLP: Hierarchical Convolutional MLPs for Vision".
+
+Paper: arXiv 2109.04454, CVPR Workshops 2023. Weights and facts follow the authors'
+release (SHI-Labs/Convolutional-MLPs, Apache-2.0); the code is written anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.base import MLPBackbone, _checkpointed
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.layers import ChannelMLP, ConvEmbed, DropPath
+from mlp_backbones.registry import MODELS
+
+_RELEASE = "https://shi-labs.com/projects/convmlp/checkpoints/"
+_TAPS = ("stages", "detector")
+
+
+class ConvTokenizer(nn.Module):
+    """Three convolutions and a max pool: images to a map of stride 4.
+
+    Source: paper, section 3.2.
+
+    Args:
+        in_channels: Channels of the image.
+        dim: Channels of the output, even.
+    """
+
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, dim // 2, 3, 2, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(dim // 2)
+        self.conv2 = nn.Conv2d(dim // 2, dim // 2, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(dim // 2)
+        self.conv3 = nn.Conv2d(dim // 2, dim, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, H', W', C')."""
+        x = F.relu(self.norm1(self.conv1(x)))
+        x = F.relu(self.norm2(self.conv2(x)))
+        x = F.relu(self.norm3(self.conv3(x)))
+        x = F.max_pool2d(x, 3, 2, padding=1)
+        # (B, C', H', W') -> (B, H', W', C'); fed with NCHW memory: settle it once
+        return x.permute(0, 2, 3, 1).contiguous()
+
+
+class ConvBlock(nn.Module):
+    """A residual bottleneck, wide in the middle, whose last ReLU is in the branch.
+
+    Source: paper, section 3.2.
+
+    Args:
+        dim: Channels in and out.
+        hidden_dim: Channels of the 3x3 convolution.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, hidden_dim, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(hidden_dim)
+        self.conv2 = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden_dim)
+        self.conv3 = nn.Conv2d(hidden_dim, dim, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        branch = x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        branch = F.relu(self.norm1(self.conv1(branch)))
+        branch = F.relu(self.norm2(self.conv2(branch)))
+        branch = F.relu(self.norm3(self.conv3(branch)))
+        return x + branch.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+
+
+class DepthwiseMixer(nn.Module):
+    """A layer norm and a 3x3 depthwise convolution without bias.
+
+    Args:
+        dim: Channels in and out.
+        norm_eps: Epsilon of the layer norm.
+    """
+
+    def __init__(self, dim: int, *, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = self.norm(x).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        return self.conv(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+
+
+class ConvMLPBlock(nn.Module):
+    """Two residual channel MLPs; the mixer between them replaces the map.
+
+    Source: paper, section 3.3.
+
+    Args:
+        dim: Channels in and out.
+        hidden_dim: Width of the channel MLPs.
+        drop_path_rate: Stochastic depth rate of both MLPs.
+        norm_eps: Epsilon of the layer norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        *,
+        drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp1 = ChannelMLP(dim, hidden_dim)
+        self.mixer = DepthwiseMixer(dim, norm_eps=norm_eps)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = ChannelMLP(dim, hidden_dim)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        x = x + self.drop_path(self.mlp1(self.norm1(x)))
+        x = self.mixer(x)  # no residual here
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@MODELS.register_module()
+class ConvMLP(MLPBackbone):
+    """ConvMLP, one convolutional stage and three of MLPs, any image size.
+
+    The authors' detectors and segmentors take other maps than the ends of the stages:
+    the stem's output and then what *enters* the second and third stage, behind the
+    convolution that halves the map. Only the last level is the end of its stage.
+    Their published weights need ``taps="detector", out_norm=False``; channels and
+    strides are the same.
+
+    Args:
+        arch: ``s``, ``m``, ``l``, ``mini``, or a mapping with ``embed_dims`` and
+            ``depths``, four numbers each, and ``mlp_ratios``, three, since the first
+            stage has no MLPs.
+        taps: Which maps are returned: ``"stages"``, the ends of the stages, or
+            ``"detector"``, those of the authors' detectors.
+        norm_eps: Epsilon of the layer norms.
+        in_channels: See :class:`MLPBackbone`, as all that follow.
+        out_indices: The levels whose maps are returned.
+        out_norm: Whether each returned map passes a layer norm of its own. The
+            authors' detectors have none.
+        frozen_stages: How many stages are frozen.
+        norm_eval: Whether batch norms keep their running statistics in training.
+        drop_path_rate: Stochastic depth rate of the last block of **each** stage of
+            MLPs, growing from 0 in each; 0.1 in the authors' trainings.
+        with_cp: Whether blocks are recomputed in the backward pass.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Example:
+        >>> import torch
+        >>> backbone = ConvMLP("s", taps="detector", out_norm=False)
+        >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
+    """
+
+    family = "conv_mlp"
+
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {"embed_dims": dims, "depths": depths, "mlp_ratios": ratios}
+        for name, dims, depths, ratios in (
+            ("s", (64, 128, 256, 512), (2, 2, 4, 2), (2, 2, 2)),
+            ("m", (64, 128, 256, 512), (3, 3, 6, 3), (3, 3, 3)),
+            ("l", (96, 192, 384, 768), (3, 4, 8, 3), (3, 3, 3)),
+        )
+    }
+
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "embed_dims": (16, 32, 48, 64),
+        "depths": (1, 2, 2, 2),
+        "mlp_ratios": (2, 2, 2),
+    }
+
+    official_names: ClassVar[dict[str, str]] = {
+        size: f"convmlp_{size}" for size in ("s", "m", "l")
+    }
+
+    released_weights: ClassVar[dict[str, str]] = {
+        size: f"{_RELEASE}convmlp_{size}_imagenet.pth" for size in ("s", "m", "l")
+    }
+
+    reference_constants: ClassVar[dict[str, Any]] = {"bn_eps": 1e-5, "patch_size": 4}
+    reference_names: ClassVar[dict[str, str]] = {"ln_eps": "norm_eps"}
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="ConvMLP release",
+            signature=r"^conv_stages\.conv_blocks\.\d+\.0\.weight",
+            renames=(
+                (r"^stages\.(\d+)\.blocks\.", lambda m: _stage(m[1], 1) + "blocks."),
+                (
+                    r"^stages\.(\d+)\.downsample_mlp\.downsample\.",
+                    lambda m: _stage(m[1], 2) + "downsample.proj.",
+                ),
+                (r"\.channel_mlp1\.", ".mlp1."),
+                (r"\.channel_mlp2\.", ".mlp."),
+                (r"\.connect_norm\.", ".mixer.norm."),
+                (r"\.connect\.", ".mixer.conv."),
+                (r"^conv_stages\.downsample\.", "stages.1.downsample.proj."),
+                (r"^conv_stages\.conv_blocks\.", "stages.0.blocks."),
+                (r"^tokenizer\.block\.", "stem."),
+                (
+                    r"^(stem|stages\.0\.blocks\.\d+)\.([036])\.",
+                    lambda m: f"{m[1]}.conv{int(m[2]) // 3 + 1}.",
+                ),
+                (
+                    r"^(stem|stages\.0\.blocks\.\d+)\.([147])\.",
+                    lambda m: f"{m[1]}.norm{int(m[2]) // 3 + 1}.",
+                ),
+                (r"^head\.", "head.fc."),
+            ),
+        ),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "s",
+        *,
+        taps: str = "stages",
+        norm_eps: float = 1e-5,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        if taps not in _TAPS:
+            raise ValueError(f"taps must be one of {', '.join(_TAPS)}, got {taps!r}")
+        self.taps = taps
+        self.norm_eps = norm_eps
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    def build_stem(self) -> nn.Module:
+        """Build the tokenizer, stride 4."""
+        return ConvTokenizer(self.in_channels, self.embed_dims[0])
+
+    def build_downsample(self, stage: int) -> nn.Module:
+        """Build the convolution that halves both sides."""
+        return ConvEmbed(
+            self.embed_dims[stage - 1],
+            self.embed_dims[stage],
+            kernel_size=3,
+            stride=2,
+            padding=1,
+        )
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block: convolutions in the first stage, MLPs in the others."""
+        dim = self.embed_dims[stage]
+        if stage == 0:
+            return ConvBlock(dim, self.embed_dims[1])
+        return ConvMLPBlock(
+            dim,
+            int(dim * self.arch["mlp_ratios"][stage - 1]),
+            drop_path_rate=drop_path_rate,
+            norm_eps=self.norm_eps,
+        )
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build the layer norm of one returned map."""
+        return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Leave out the blocks behind the last tap, which are not built.
+
+        Args:
+            weights: Tensors under this package's names.
+        """
+        behind = tuple(
+            f"stages.{index}.blocks."
+            for index, stage in enumerate(self.stages)
+            if not stage.blocks
+        )
+        return {key: v for key, v in weights.items() if not key.startswith(behind)}
+
+    def _pyramid(self, x: Tensor) -> list[Tensor]:
+        if self.taps == "stages":
+            return super()._pyramid(x)
+        self._check_input(x)
+        x = self.stem(x)
+        entered = []
+        stages: Any = self.stages
+        for stage in stages:
+            x = x if stage.downsample is None else stage.downsample(x)
+            entered.append(x)
+            for block in stage.blocks:
+                checkpoints = self.with_cp and torch.is_grad_enabled()
+                x = _checkpointed(block, x) if checkpoints else block(x)
+        last = len(self.stage_strides) - 1
+        return [x if index == last else entered[index] for index in self.out_indices]
+
+    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
+        super()._drop_path_rates(drop_path_rate)  # checks it
+        rates = [
+            [drop_path_rate * block / max(depth - 1, 1) for block in range(depth)]
+            for depth in self.depths
+        ]
+        rates[0] = [0.0] * self.depths[0]
+        last = max(self.out_indices)
+        if self.taps == "detector" and last < len(rates) - 1:
+            rates[last] = []  # the map that enters this stage is all that is asked for
+        return rates
+
+    def _init_module(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        else:
+            super()._init_module(module)
+
+    @classmethod
+    def arguments_from_reference(
+        cls, config: Mapping[str, Any], input_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Turn the config of a reference case into arguments of this class.
+
+        Args:
+            config: The recorded fields; those that repeat others are compared.
+            input_size: Height and width of the recorded image, in pixels.
+
+        Raises:
+            ValueError: If a field contradicts what this class makes of the others.
+        """
+        given = dict(config)
+        dims, depths = list(given["embed_dims"]), list(given["depths"])
+        for field, expected in (
+            ("stem_channels", dims[0]),
+            ("conv_hidden_dim", dims[1]),
+            ("mlp_dims", dims[1:]),
+            ("conv_depth", depths[0]),
+            ("mlp_depths", depths[1:]),
+        ):
+            value = given.pop(field, expected)
+            if value != expected:
+                raise ValueError(
+                    f"{cls.__name__} is built with {field} {expected!r}, the case has "
+                    f"{value!r}"
+                )
+        return super().arguments_from_reference(given, input_size)
+
+    @classmethod
+    def _check_arch(cls, arch: dict[str, Any]) -> None:
+        super()._check_arch(arch)
+        if arch["embed_dims"][0] % 2:
+            raise ValueError(
+                f"arch field 'embed_dims' of {cls.__name__} must start with an even "
+                f"number, half of which the stem begins with, got {arch['embed_dims']}"
+            )
+
+
+def _stage(number: str, offset: int) -> str:
+    return f"stages.{int(number) + offset}."

@@ -1,0 +1,363 @@
+"""MLP-Mixer: "MLP-Mixer: An all-MLP Architecture for Vision".
+
+Paper: arXiv 2105.01601, NeurIPS 2021. Facts follow the authors' release
+(google-research/vision_transformer) and timm (huggingface/pytorch-image-models), which
+also has the gated sizes, both Apache-2.0 licence; the code is written anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from logging import WARNING
+from typing import Any, ClassVar
+
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.layers import (
+    ChannelMLP,
+    ConvEmbed,
+    GatedActivation,
+    MixerBlock,
+    TokenMLP,
+    init_lecun_normal,
+)
+from mlp_backbones.registry import MODELS
+
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/"
+GELUS = {"erf": "none", "tanh": "tanh"}  # our names, and torch's
+
+
+class GatedChannelMLP(ChannelMLP):
+    """A channel MLP in which half of the hidden channels gates the other.
+
+    Args:
+        dim: Channels in and out.
+        hidden_dim: Channels before the gate, which halves them.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__(dim, hidden_dim)
+        self.act = GatedActivation(-1)  # type: ignore[assignment]
+        self.fc2 = nn.Linear(hidden_dim // 2, dim)
+
+
+def _from_flax(weights: dict[str, Tensor], _: Any) -> dict[str, Tensor]:
+    """Bring kernels from (..., inputs, outputs) to (outputs, inputs, ...)."""
+    orders = {2: (1, 0), 4: (3, 2, 0, 1)}
+    return {
+        key: tensor.permute(orders[tensor.ndim]) if tensor.ndim in orders else tensor
+        for key, tensor in weights.items()
+    }
+
+
+@MODELS.register_module()
+class MlpMixer(IsotropicGridBackbone):
+    """MLP-Mixer, one stride, and a pyramid made of it for any image size.
+
+    Paper, section 2; sizes of table 1. ``gmixer_12`` and ``gmixer_24`` are timm's, with
+    gated MLPs, and stand in no paper.
+
+    The three sources of weights compute different functions: the authors' use the tanh
+    form of GELU, timm's the exact one, mmpretrain's the exact one and another epsilon.
+    Loading weights sets what is left at None here accordingly, and checkpoints of
+    ``torch.save`` remember it. Other formats, safetensors among them, do not: name both
+    arguments for those.
+
+    Args:
+        arch: ``s32``, ``s16``, ``b32``, ``b16``, ``l32``, ``l16``, ``h14``,
+            ``gmixer_12``, ``gmixer_24``, ``mini``, or a mapping with ``embed_dim``,
+            ``depth``, ``patch_size``, ``tokens_mlp_dim``, ``channels_mlp_dim`` and
+            ``gated``.
+        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
+            strides 4, 8, 16 and 32.
+        image_size: See :class:`IsotropicGridBackbone`, as the next two: side of the
+            training images, or height and width, in pixels.
+        grid: ``"window"`` mixes inside windows of the training grid, which is the
+            paper's own scheme (appendix C); ``"interpolate"`` resamples the token
+            MLPs, whose cost then grows with the square of the area.
+        shift_windows: Whether the windows of every second block are half a window
+            away.
+        gelu: ``"erf"``, ``"tanh"``, or None for that of the weights loaded, and erf
+            before that. Without effect on gated sizes.
+        norm_eps: Epsilon of the blocks' and output layer norms, or None for that of
+            the weights loaded, and 1e-6 before that.
+        in_channels: See :class:`MLPBackbone`, as all that follow.
+        out_indices: The levels whose maps are returned.
+        out_norm: Whether each returned map passes a layer norm of its own.
+        frozen_stages: How many stages are frozen.
+        norm_eval: Without effect here: layer norms keep no statistics.
+        drop_path_rate: Stochastic depth rate of the last block.
+        with_cp: Whether blocks are recomputed in the backward pass.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Example:
+        >>> import torch
+        >>> backbone = MlpMixer("s32", out_indices=(1, 2, 3))
+        >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
+    """
+
+    family = "mlp_mixer"
+
+    # fmt: off
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {
+            "embed_dim": dim,
+            "depth": depth,
+            "patch_size": patch_size,
+            "tokens_mlp_dim": tokens_mlp_dim,
+            "channels_mlp_dim": 4 * dim,
+            "gated": name.startswith("gmixer"),
+        }
+        for name, dim, depth, patch_size, tokens_mlp_dim in (
+            ("s32", 512, 8, 32, 256),
+            ("s16", 512, 8, 16, 256),
+            ("b32", 768, 12, 32, 384),
+            ("b16", 768, 12, 16, 384),
+            ("l32", 1024, 24, 32, 512),
+            ("l16", 1024, 24, 16, 512),
+            ("h14", 1280, 32, 14, 640),
+            ("gmixer_12", 384, 12, 16, 384),
+            ("gmixer_24", 384, 24, 16, 384),
+        )
+    }
+    # fmt: on
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "embed_dim": 32,
+        "depth": 4,
+        "patch_size": 16,
+        "tokens_mlp_dim": 24,
+        "channels_mlp_dim": 96,
+        "gated": False,
+    }
+    official_names: ClassVar[dict[str, str]] = {
+        name: f"{name}_224" if name.startswith("gmixer") else f"mixer_{name}"
+        for name in arch_settings
+    }
+
+    # timm's conversions of the authors' ImageNet-1k models, and its own gated one
+    released_weights: ClassVar[dict[str, str]] = {
+        "b16": f"{_TIMM}v0.1-vitjx/jx_mixer_b16_224-76587d61.pth",
+        "l16": f"{_TIMM}v0.1-vitjx/jx_mixer_l16_224-92f9adc4.pth",
+        "gmixer_24": f"{_TIMM}v0.1-weights/gmixer_24_224_raa-7daf7ae6.pth",
+    }
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="timm",
+            signature=r"^blocks\.\d+\.mlp_tokens\.fc1\.weight",
+            renames=(
+                (r"\.mlp_tokens\.", ".mixer."),
+                (r"\.mlp_channels\.", ".mlp."),
+                (r"^head\.", "head.fc."),
+            ),
+            arguments={"gelu": "erf", "norm_eps": 1e-6},
+        ),
+        CheckpointLayout(
+            name="Flax (the authors')",
+            signature=r"MixerBlock_\d+/token_mixing/Dense_0/kernel$",
+            renames=(
+                (r"^params/", ""),
+                (r"^MixerBlock_(\d+)/", r"blocks.\1."),
+                (r"LayerNorm_0/", "norm1."),
+                (r"LayerNorm_1/", "norm2."),
+                (r"token_mixing/", "mixer."),
+                (r"channel_mixing/", "mlp."),
+                (r"Dense_0/", "fc1."),
+                (r"Dense_1/", "fc2."),
+                (r"^stem/", "stem.proj."),
+                (r"^pre_head_layer_norm/", "norm."),
+                (r"^head/", "head.fc."),
+                (r"\.(kernel|scale)$", ".weight"),
+            ),
+            convert=_from_flax,
+            arguments={"gelu": "tanh", "norm_eps": 1e-6},
+        ),
+        CheckpointLayout(
+            name="mmpretrain",
+            signature=r"^layers\.\d+\.token_mix\.layers\.0\.0\.weight",
+            renames=(
+                (r"^patch_embed\.projection\.", "stem.proj."),
+                (r"^ln1\.", "norm."),
+                (r"^layers\.(\d+)\.", r"blocks.\1."),
+                (r"\.ln([12])\.", r".norm\1."),
+                (r"\.token_mix\.", ".mixer."),
+                (r"\.channel_mix\.", ".mlp."),
+                (r"\.layers\.0\.0\.", ".fc1."),
+                (r"\.layers\.1\.", ".fc2."),
+            ),
+            arguments={"gelu": "erf", "norm_eps": 1e-5},
+        ),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "s32",
+        *,
+        pyramid: bool = True,
+        image_size: int | Sequence[int] = 224,
+        grid: str = "window",
+        shift_windows: bool = False,
+        gelu: str | None = None,
+        norm_eps: float | None = None,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        asked = {"gelu": gelu, "norm_eps": norm_eps}
+        self._asked = {key: value for key, value in asked.items() if value is not None}
+        self._check_layout_arguments(self._asked)
+        self.gelu = "erf" if gelu is None else gelu
+        self.norm_eps = 1e-6 if norm_eps is None else norm_eps
+        super().__init__(
+            arch,
+            pyramid=pyramid,
+            image_size=image_size,
+            grid=grid,
+            shift_windows=shift_windows,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    @classmethod
+    def arguments_from_reference(
+        cls, config: Mapping[str, Any], input_size: tuple[int, int]
+    ) -> dict[str, Any]:
+        """Turn the config of a reference case into arguments of this class.
+
+        Args:
+            config: The recorded fields; ``gated`` may be missing.
+            input_size: Height and width of the recorded image, in pixels.
+
+        Raises:
+            ValueError: If a constant is not the one this class is built on.
+        """
+        return super().arguments_from_reference({"gated": False, **config}, input_size)
+
+    def apply_layout_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Compute as the weights that were loaded want it.
+
+        What the caller of the class named stays; where it differs, a warning is
+        logged.
+
+        Args:
+            arguments: ``gelu`` and ``norm_eps``, or one of them.
+
+        Returns:
+            What has changed, in words.
+
+        Raises:
+            ValueError: If an argument is unknown or its value impossible.
+        """
+        self._check_layout_arguments(arguments)
+        changed = []
+        for key, value in arguments.items():
+            if getattr(self, key) == value:
+                continue
+            if key in self._asked:
+                print_log(
+                    f"the layout of these weights goes with {key}={value!r}, but the "
+                    f"model was asked for {key}={self._asked[key]!r} and keeps it",
+                    logger="current",
+                    level=WARNING,
+                )
+                continue
+            setattr(self, key, value)
+            changed.append(f"{key} is now {value!r}, as these weights want it")
+        for part in (*self.stages.modules(), *self.out_norms.modules()):
+            if isinstance(part, nn.LayerNorm):
+                part.eps = self.norm_eps
+            elif isinstance(part, nn.GELU):
+                part.approximate = GELUS[self.gelu]
+        return changed
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; all blocks are alike."""
+        dim, hidden_dim = self.arch["embed_dim"], self.arch["channels_mlp_dim"]
+        gated, gelu = self.arch["gated"], GELUS[self.gelu]
+        return MixerBlock(
+            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+            mixer=TokenMLP(
+                hidden_dim=self.arch["tokens_mlp_dim"],
+                gelu=gelu,
+                gated=gated,
+                **self.grid_options(stage, block),
+            ),
+            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+            mlp=GatedChannelMLP(dim, hidden_dim)
+            if gated
+            else ChannelMLP(dim, hidden_dim, gelu=gelu),
+            drop_path_rate=drop_path_rate,
+        )
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build the layer norm of one returned map."""
+        return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    @classmethod
+    def _check_arch(cls, arch: dict[str, Any]) -> None:
+        super()._check_arch(arch)
+        for field in ("tokens_mlp_dim", "channels_mlp_dim"):
+            if arch["gated"] and arch[field] % 2:
+                raise ValueError(
+                    f"arch field {field!r} of MlpMixer must be even for a gate to "
+                    f"halve it, got {arch[field]!r}"
+                )
+
+    @staticmethod
+    def _check_layout_arguments(arguments: Mapping[str, Any]) -> None:
+        for key, value in arguments.items():
+            if key == "gelu" and value not in tuple(GELUS):
+                raise ValueError(f"gelu must be one of {tuple(GELUS)}, got {value!r}")
+            if key == "norm_eps" and (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not value > 0
+            ):
+                raise ValueError(f"norm_eps must be a positive number, got {value!r}")
+            if key not in ("gelu", "norm_eps"):
+                raise ValueError(f"unknown argument {key!r} of MlpMixer")
+
+    def _init_module(self, module: nn.Module) -> None:
+        """Initialise as timm does: where there are gates, they begin half open."""
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.normal_(module.bias, std=1e-6)
+        elif isinstance(module, ConvEmbed):
+            init_lecun_normal(module.proj)
+        elif self.arch["gated"] and isinstance(module, TokenMLP | GatedChannelMLP):
+            half = len(module.fc1.weight) // 2  # comes behind its linear layers
+            nn.init.normal_(module.fc1.weight[half:], std=1e-6)
+            nn.init.ones_(module.fc1.bias[half:])
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # torch's notes on each module go into files with the weights, and add no key
+        notes = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if notes is not None:
+            arguments = {"gelu": self.gelu, "norm_eps": self.norm_eps}
+            notes["layout_arguments"] = arguments
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        self.apply_layout_arguments(local_metadata.get("layout_arguments", {}))

@@ -1,0 +1,230 @@
+"""Vision Permutator: "A Permutable MLP-Like Architecture for Visual Recognition".
+
+Paper: arXiv 2106.12368, IEEE TPAMI 2022. Facts and the layout of weights follow the
+authors' release (houqb/VisionPermutator, MIT licence, weights for non-commercial use);
+the code is written anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.axial import AxialBackbone, name_stages
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.layers import AxialMixer, resize_axis
+from mlp_backbones.registry import MODELS
+
+
+class PermuteMixer(AxialMixer):
+    """Mix lines by one linear map per axis, as wide as line times segment.
+
+    Channels are cut into segments. All numbers that a line of tokens has in one
+    segment form one vector, token by token, and each such vector passes the axis's
+    linear layer: a segment of C / G channels on a line of G tokens makes C numbers.
+    Source: paper, section 3.2 and algorithm 1.
+
+    Args:
+        dim: Channels in and out.
+        num_segments: Number of segments G.
+        grid_size: Height and width of the grid the weights belong to, in tokens.
+        qkv_bias: Whether the three branches have a bias.
+        options: The other arguments of :class:`GridMixer`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_segments: int,
+        grid_size: tuple[int, int],
+        qkv_bias: bool,
+        **options: Any,
+    ) -> None:
+        super().__init__(dim, qkv_bias=qkv_bias, grid_size=grid_size, **options)
+        self.num_segments = num_segments
+        height, width = (side * (dim // num_segments) for side in grid_size)
+        self.height = nn.Linear(height, height, bias=qkv_bias)
+        self.width = nn.Linear(width, width, bias=qkv_bias)
+
+    def mix_lines(
+        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Map (B, H, W, C) to two maps (B, H, W, G, C / G)."""
+        half = len(weights) // 2
+        x = x.unflatten(-1, (self.num_segments, -1))  # (B, H, W, G, C / G)
+        columns = _mix(x.permute(0, 2, 3, 1, 4), *weights[:half])  # (B, W, G, H, C / G)
+        rows = _mix(x.permute(0, 1, 3, 2, 4), *weights[half:])  # (B, H, G, W, C / G)
+        return columns.permute(0, 3, 1, 2, 4), rows.permute(0, 1, 3, 2, 4)
+
+    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Return weight and bias, if any, of the columns, then those of the rows.
+
+        Every pair of channels of a segment has a table of its own from token to
+        token; each is resampled, and scaled as sums over longer lines need.
+        """
+        weights = []
+        for linear, old, new in zip(
+            (self.height, self.width), self.grid_size, size, strict=True
+        ):
+            # (C, C) -> (L', S, L, S)
+            weight = linear.weight.unflatten(1, (old, -1)).unflatten(0, (old, -1))
+            weight = resize_axis(resize_axis(weight, 2, new, scale=True), 0, new)
+            weights.append(weight.flatten(2).flatten(0, 1))
+            if linear.bias is not None:
+                bias = resize_axis(linear.bias.unflatten(0, (old, -1)), 0, new)
+                weights.append(bias.flatten())
+        return tuple(weights)
+
+
+def _mix(lines: Tensor, *weights: Tensor) -> Tensor:
+    """Pass lines (..., L, S) through a linear layer on their L * S numbers."""
+    return F.linear(lines.flatten(-2), *weights).view(lines.shape)
+
+
+@MODELS.register_module()
+class VisionPermutator(AxialBackbone):
+    """Vision Permutator, one or two strides, and a pyramid made of them.
+
+    The weights that mix lines belong to a grid of 32 x 32 tokens before the stride
+    doubles and of 16 x 16 behind it, which are 224 pixels of the official network and
+    256 of the pyramid.
+
+    Args:
+        arch: ``s14``, ``s7``, ``m7``, ``l7``, ``mini``, or a mapping with
+            ``embed_dims``, ``depths``, ``segment_dims`` (the number of segments, and
+            the side of the grid), ``transitions`` and ``mlp_ratios``, four values
+            each, and ``patch_size``.
+        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
+            strides 4, 8, 16 and 32.
+        image_size: Side of the training images, or height and width, in pixels of
+            the official network, where the weights belong to another grid than
+            ``segment_dims`` says.
+        grid: ``"window"`` runs the mixer, pooling for the blend included, inside
+            windows of the grid; ``"interpolate"`` resamples the weights, which grow
+            with the square of the map's sides.
+        shift_windows: Whether the windows of every second block are half a window
+            away.
+        qkv_bias: Whether the three branches of the mixer have a bias.
+        skip_lam: Divisor of both residual branches.
+        norm_eps: Epsilon of the blocks' and output layer norms.
+        in_channels: See :class:`MLPBackbone`, as all that follow.
+        out_indices: The levels whose maps are returned.
+        out_norm: Whether each returned map passes a layer norm of its own.
+        frozen_stages: How many stages are frozen.
+        norm_eval: Without effect here: layer norms keep no statistics.
+        drop_path_rate: Stochastic depth rate of the last block.
+        with_cp: Whether blocks are recomputed in the backward pass.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Example:
+        >>> import torch
+        >>> backbone = VisionPermutator("s7", out_indices=(1, 2, 3))
+        >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 192, 8, 12), (1, 384, 4, 6), (1, 384, 2, 3)]
+    """
+
+    family = "vip"
+    grid_field = "segment_dims"
+
+    # fmt: off
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {
+            "embed_dims": dims, "depths": depths, "segment_dims": segments,
+            "transitions": tuple(stage == merge for stage in range(4)),
+            "mlp_ratios": (3, 3, 3, 3), "patch_size": patch_size,
+        }
+        for name, patch_size, dims, depths, segments, merge in (
+            ("s14", 14, (384, 384, 384, 384), (4, 3, 8, 3), (16, 16, 16, 16), None),
+            ("s7", 7, (192, 384, 384, 384), (4, 3, 8, 3), (32, 16, 16, 16), 0),
+            ("m7", 7, (256, 256, 512, 512), (4, 3, 14, 3), (32, 32, 16, 16), 1),
+            ("l7", 7, (256, 512, 512, 512), (8, 8, 16, 4), (32, 16, 16, 16), 0),
+        )
+    }
+    # fmt: on
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "embed_dims": (24, 48, 48, 48),
+        "depths": (1, 1, 2, 1),
+        "segment_dims": (6, 3, 3, 3),
+        "transitions": (True, False, False, False),
+        "mlp_ratios": (3, 3, 3, 3),
+        "patch_size": 8,
+    }
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="Vision Permutator release",
+            signature=r"^network\.\d+\.\d+\.attn\.mlp_h\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"\.attn\.mlp_h\.", ".mixer.height."),
+                (r"\.attn\.mlp_w\.", ".mixer.width."),
+                (r"\.attn\.mlp_c\.", ".mixer.channel."),
+                (r"\.attn\.", ".mixer."),
+                (r"^head\.", "head.fc."),
+            ),
+            convert=name_stages,
+        ),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "s7",
+        *,
+        pyramid: bool = True,
+        image_size: int | Sequence[int] | None = None,
+        grid: str = "window",
+        shift_windows: bool = False,
+        qkv_bias: bool = False,
+        skip_lam: float = 1.0,
+        norm_eps: float = 1e-5,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            pyramid=pyramid,
+            image_size=image_size,
+            grid=grid,
+            shift_windows=shift_windows,
+            qkv_bias=qkv_bias,
+            skip_lam=skip_lam,
+            norm_eps=norm_eps,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    def build_mixer(self, stage: int, **options: Any) -> PermuteMixer:
+        """Build the token mixer of one block."""
+        return PermuteMixer(
+            self.embed_dims[stage],
+            num_segments=self.arch["segment_dims"][stage],
+            **options,
+        )
+
+    @classmethod
+    def _check_arch(cls, arch: dict[str, Any]) -> None:
+        super()._check_arch(arch)
+        for dim, segments in zip(arch["embed_dims"], arch["segment_dims"], strict=True):
+            if dim % segments:
+                raise ValueError(
+                    "arch field 'segment_dims' of VisionPermutator must divide "
+                    f"'embed_dims': {dim} channels make no {segments} segments"
+                )

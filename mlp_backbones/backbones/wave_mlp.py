@@ -1,0 +1,368 @@
+"""Wave-MLP: "An Image Patch is a Wave: Phase-Aware Vision MLP".
+
+Paper: arXiv 2111.12294, CVPR 2022. Weights and facts follow the authors' release
+(ggjy/Hire-Wave-MLP.pytorch, MIT licence); the code is written anew.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.layers import ChannelMLP, SplitAttention
+from mlp_backbones.layers.fold import fold_batch_norm
+from mlp_backbones.layers.map_norm import MapNormBlock, MapNormConvEmbed, apply_norm
+from mlp_backbones.registry import MODELS
+
+_RELEASE = "https://github.com/huawei-noah/CV-Backbones/releases/download/wavemlp/"
+_NORMS = ("batch_norm", "group_norm_1")
+_PHASES = ("pointwise", "depthwise")
+
+
+class PhaseEstimator(nn.Module):
+    """The phase of every token and channel, not negative and not bounded.
+
+    Source: paper, section 3.2; the batch norm and the ReLU are the release's.
+
+    Args:
+        dim: Channels in and out.
+        kind: ``"pointwise"`` for a channel FC, ``"depthwise"`` for a 3x3 convolution.
+        norm_eps: Epsilon of the batch norm.
+    """
+
+    fc: nn.Linear | nn.Conv2d
+
+    def __init__(self, dim: int, *, kind: str, norm_eps: float) -> None:
+        super().__init__()
+        if kind == "pointwise":
+            self.fc = nn.Linear(dim, dim)
+        else:
+            self.fc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.norm = nn.BatchNorm2d(dim, eps=norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to phases in radians, (B, H, W, C), at least float32."""
+        weight, bias, settled = fold_batch_norm(self.fc.weight, self.fc.bias, self.norm)
+        if isinstance(self.fc, nn.Linear):
+            phase = F.linear(x, weight, bias)
+        else:
+            phase = _depthwise(x, weight, bias, padding=(1, 1))
+        # a large phase in half precision would leave little of its cosine
+        if phase.dtype in (torch.float16, torch.bfloat16):
+            phase = phase.float()
+        return F.relu(phase if settled else apply_norm(self.norm, phase))
+
+
+class WaveMix(nn.Conv2d):
+    """Unfold waves into two parts each and mix them in a window along one axis.
+
+    A convolution in groups of two inputs, as the release has it: output channel g reads
+    channels 2g and 2g + 1 of the C real and C imaginary parts in a row, hence two
+    cosine parts or two sine parts. (The paper's equation 9 pairs cosine and sine.)
+
+    Args:
+        dim: Channels in and out.
+        axis: 1 to mix along the height, 2 along the width.
+        window: Number of tokens in the window, odd.
+    """
+
+    def __init__(self, dim: int, *, axis: int, window: int) -> None:
+        kernel = (window, 1) if axis == 1 else (1, window)
+        padding = (window // 2, 0) if axis == 1 else (0, window // 2)
+        super().__init__(2 * dim, dim, kernel, padding=padding, groups=dim, bias=False)
+
+    def forward(self, amplitude: Tensor, phase: Tensor) -> Tensor:  # type: ignore[override]
+        """Map amplitudes and phases, (B, H, W, C) each, to (B, H, W, C)."""
+        real, imaginary = torch.cos(phase), torch.sin(phase)
+        parts = torch.cat(
+            (
+                amplitude * real.to(amplitude.dtype),
+                amplitude * imaginary.to(amplitude.dtype),
+            ),
+            dim=-1,
+        )  # (B, H, W, 2C)
+        # grouped convolutions are slow nearly everywhere, depthwise ones are not:
+        # (C, 2, kh, kw) -> (2C, 1, kh, kw), then the two of each group are added
+        weight = self.weight.flatten(0, 1).unsqueeze(1)
+        mixed = _depthwise(parts, weight, None, padding=self.padding)
+        return mixed[..., 0::2] + mixed[..., 1::2]
+
+
+class PhaseAwareMixer(nn.Module):
+    """Wave mixing along width and height and a channel FC, blended and projected.
+
+    Source: paper, section 3.3 and figure 2 (PATM).
+
+    Args:
+        dim: Channels in and out.
+        phase: Kind of the phase estimators, ``"pointwise"`` or ``"depthwise"``.
+        window: Number of tokens in a window, odd.
+        qkv_bias: Whether amplitudes and the channel FC have a bias.
+        norm_eps: Epsilon of the phases' batch norms.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        phase: str = "pointwise",
+        window: int = 7,
+        qkv_bias: bool = False,
+        norm_eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.amplitude_h = nn.Linear(dim, dim, bias=qkv_bias)
+        self.amplitude_w = nn.Linear(dim, dim, bias=qkv_bias)
+        self.phase_h = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
+        self.phase_w = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
+        self.mix_h = WaveMix(dim, axis=2, window=window)  # "h" for horizontal
+        self.mix_w = WaveMix(dim, axis=1, window=window)
+        self.channel = nn.Linear(dim, dim, bias=qkv_bias)
+        self.reweight = SplitAttention(dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        branches = (
+            self.mix_h(self.amplitude_h(x), self.phase_h(x)),
+            self.mix_w(self.amplitude_w(x), self.phase_w(x)),
+            self.channel(x),
+        )
+        return self.proj(self.reweight(branches))
+
+
+def _depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Any
+) -> Tensor:
+    x = x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+    x = F.conv2d(x, weight, bias, padding=padding, groups=len(weight))
+    return x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+
+
+def _rename_stage(match: re.Match[str]) -> str:
+    index = int(match[1])  # even: stage index // 2; odd: the downsampling behind it
+    if index % 2 == 0:
+        return f"stages.{index // 2}.blocks."
+    return f"stages.{(index + 1) // 2}.downsample."
+
+
+@MODELS.register_module()
+class WaveMLP(MLPBackbone):
+    """Wave-MLP, four stages, any image size.
+
+    ``t_dw`` is the paper's T*. The paper's detectors and segmentors have the parameter
+    counts of depthwise phases, which the released ``t``, ``s`` and ``m`` do not have.
+
+    The phase estimators hold batch norms in every size. Train in small batches with
+    ``norm_eval``, or synchronise them.
+
+    Args:
+        arch: ``t_dw``, ``t``, ``s``, ``m``, ``b``, ``mini``, or a mapping with
+            ``embed_dims``, ``depths`` and ``mlp_ratios``, four numbers each;
+            ``phase``, ``"pointwise"`` or ``"depthwise"``; ``norm``, ``"batch_norm"``
+            or ``"group_norm_1"`` (over height, width and channels together);
+            ``downsample_norm``, whether stem and downsamplings end in a norm; and
+            ``window``, the odd number of tokens mixed along an axis.
+        qkv_bias: Whether amplitudes and the channel branch have a bias.
+        norm_eps: Epsilon of all norms.
+        in_channels: See :class:`MLPBackbone`, as all that follow.
+        out_indices: The stages whose maps are returned.
+        out_norm: Whether each returned map passes a norm of its own, of the arch's
+            kind.
+        frozen_stages: How many stages are frozen.
+        norm_eval: Whether batch norms keep their running statistics in training.
+        drop_path_rate: Stochastic depth rate of the last block.
+        with_cp: Whether blocks are recomputed in the backward pass.
+        init_cfg: MMEngine's initialisation config.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has an impossible value.
+
+    Example:
+        >>> import torch
+        >>> backbone = WaveMLP("t_dw", out_indices=(1, 2, 3))
+        >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
+    """
+
+    family = "wave_mlp"
+
+    # fmt: off
+    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {
+            "embed_dims": dims, "depths": depths, "mlp_ratios": ratios,
+            "phase": phase, "norm": norm, "downsample_norm": downsample_norm,
+            "window": 7,
+        }
+        for name, dims, depths, ratios, phase, norm, downsample_norm in (
+            ("t_dw", (64, 128, 320, 512), (2, 2, 4, 2), (4, 4, 4, 4),
+             "depthwise", "batch_norm", True),
+            ("t", (64, 128, 320, 512), (2, 2, 4, 2), (4, 4, 4, 4),
+             "pointwise", "batch_norm", True),
+            ("s", (64, 128, 320, 512), (2, 3, 10, 3), (4, 4, 4, 4),
+             "pointwise", "group_norm_1", True),
+            ("m", (64, 128, 320, 512), (3, 4, 18, 3), (8, 8, 4, 4),
+             "pointwise", "group_norm_1", False),
+            ("b", (96, 192, 384, 768), (2, 2, 18, 2), (4, 4, 4, 4),
+             "pointwise", "group_norm_1", False),
+        )
+    }
+    # fmt: on
+
+    mini_arch: ClassVar[dict[str, Any]] = {
+        "embed_dims": (16, 32, 48, 64),
+        "depths": (1, 1, 2, 1),
+        "mlp_ratios": (4, 4, 4, 4),
+        "phase": "pointwise",
+        "norm": "batch_norm",
+        "downsample_norm": True,
+        "window": 7,
+    }
+
+    released_weights: ClassVar[dict[str, str]] = {
+        name: f"{_RELEASE}WaveMLP_{official}.pth.tar"
+        for name, official in (("t_dw", "T_dw"), ("t", "T"), ("s", "S"), ("m", "M"))
+    }
+
+    reference_constants: ClassVar[dict[str, Any]] = {
+        "stem_kernel": 7,
+        "stem_stride": 4,
+        "stem_padding": 2,
+    }
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="Wave-MLP release",
+            signature=r"^network\.\d+\.\d+\.attn\.tfc_h\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^network\.(\d+)\.", _rename_stage),
+                (r"\.attn\.fc_c\.", ".mixer.channel."),
+                (r"\.attn\.fc_([hw])\.", r".mixer.amplitude_\1."),
+                (r"\.attn\.tfc_([hw])\.", r".mixer.mix_\1."),
+                (r"\.attn\.theta_([hw])_conv\.0\.", r".mixer.phase_\1.fc."),
+                (r"\.attn\.theta_([hw])_conv\.1\.", r".mixer.phase_\1.norm."),
+                (r"\.attn\.", ".mixer."),
+                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
+                (r"^head\.", "head.fc."),
+            ),
+        ),
+    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "t",
+        *,
+        qkv_bias: bool = False,
+        norm_eps: float = 1e-5,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.qkv_bias = qkv_bias
+        self.norm_eps = norm_eps
+        super().__init__(
+            arch,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            out_norm=out_norm,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the pyramid, see :meth:`MLPBackbone.forward`."""
+        maps = zip(self.out_indices, self._pyramid(x), strict=True)
+        return tuple(
+            # (B, H, W, C) -> (B, C, H, W)
+            apply_norm(self.out_norms[str(index)], x).permute(0, 3, 1, 2).contiguous()
+            for index, x in maps
+        )
+
+    def build_stem(self) -> nn.Module:
+        """Build the overlapping patch embedding, stride 4."""
+        return self._build_embed(
+            self.in_channels, 0, kernel_size=7, stride=4, padding=2
+        )
+
+    def build_downsample(self, stage: int) -> nn.Module:
+        """Build the overlapping convolution that halves both sides."""
+        return self._build_embed(
+            self.embed_dims[stage - 1], stage, kernel_size=3, stride=2, padding=1
+        )
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; all blocks of a stage are alike."""
+        dim = self.embed_dims[stage]
+        return MapNormBlock(
+            norm1=self.build_out_norm(dim),
+            mixer=PhaseAwareMixer(
+                dim,
+                phase=self.arch["phase"],
+                window=self.arch["window"],
+                qkv_bias=self.qkv_bias,
+                norm_eps=self.norm_eps,
+            ),
+            norm2=self.build_out_norm(dim),
+            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
+            drop_path_rate=drop_path_rate,
+        )
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build a norm of the arch's kind, for ``apply_norm``."""
+        if self.arch["norm"] == "batch_norm":
+            return nn.BatchNorm2d(dim, eps=self.norm_eps)
+        return nn.GroupNorm(1, dim, eps=self.norm_eps)
+
+    def _build_embed(
+        self,
+        in_channels: int,
+        stage: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+    ) -> nn.Module:
+        dim = self.embed_dims[stage]
+        normed = self.arch["downsample_norm"]
+        return MapNormConvEmbed(
+            in_channels,
+            dim,
+            norm=self.build_out_norm(dim) if normed else nn.Identity(),
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            channels_last=stage > 0,
+        )
+
+    def _init_module(self, module: nn.Module) -> None:
+        """Keep torch's start: the release initialises its classifier's head alone."""
+
+    @classmethod
+    def _check_arch(cls, arch: dict[str, Any]) -> None:
+        super()._check_arch(arch)
+        for field, allowed in (("phase", _PHASES), ("norm", _NORMS)):
+            if arch[field] not in allowed:
+                raise ValueError(
+                    f"arch field {field!r} of {cls.__name__} must be one of "
+                    f"{', '.join(allowed)}, got {arch[field]!r}"
+                )
+        if arch["window"] % 2 == 0:
+            raise ValueError(
+                f"arch field 'window' of {cls.__name__} must be odd, got "
+                f"{arch['window']!r}"
+            )

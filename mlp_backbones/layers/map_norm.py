@@ -1,0 +1,65 @@
+"""Batch and group norms on channels-last maps."""
+
+import torch
+from torch import Tensor, nn
+
+from mlp_backbones.layers.block import MixerBlock
+from mlp_backbones.layers.normed_embed import NormedConvEmbed
+from mlp_backbones.layers.patch_embed import ConvEmbed
+
+
+def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Apply any norm to a channels-last map.
+
+    Batch and group norms want channels in front. They stay torch's own modules, which
+    tools know how to synchronise, freeze and fold, and are called through a view.
+
+    Args:
+        norm: A norm over the last dimension, or torch's batch or group norm.
+        x: Feature map, (B, H, W, C).
+
+    Returns:
+        The normed map, (B, H, W, C).
+    """
+    if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 and x.is_cuda:
+        return norm_samples(x, norm.weight, norm.bias, norm.eps)
+    if isinstance(norm, nn.GroupNorm | nn.modules.batchnorm._NormBase):
+        # (B, H, W, C) -> (B, C, H, W) in channels_last memory format, and back
+        return norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return norm(x)
+
+
+def norm_samples(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Norm each sample over height, width and channels: a group norm of one group.
+
+    torch's group norm copies a channels-last map on CUDA; this does not.
+
+    Args:
+        x: Feature map, (B, H, W, C).
+        weight: Scale of each channel, (C,).
+        bias: Offset of each channel, (C,).
+        eps: Added to the variance.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        variance, mean = torch.var_mean(full, (1, 2, 3), correction=0, keepdim=True)
+        scale = weight * torch.rsqrt(variance + eps)  # (B, 1, 1, C)
+        return torch.addcmul(bias - mean * scale, full, scale)
+
+
+class MapNormBlock(MixerBlock):
+    """A :class:`MixerBlock` whose norms may be batch or group norms."""
+
+    def _mix(self, x: Tensor) -> Tensor:
+        return self.mixer(apply_norm(self.norm1, x))
+
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.mlp.fc1(apply_norm(self.norm2, x))
+
+
+class MapNormConvEmbed(NormedConvEmbed):
+    """A :class:`NormedConvEmbed` whose norm may be a batch or group norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embedded map, (B, H', W', C')."""
+        return apply_norm(self.norm, ConvEmbed.forward(self, x))

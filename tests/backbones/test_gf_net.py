@@ -1,0 +1,167 @@
+"""GFNet: what its formulas, its resizing rules and its layouts promise."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.analysis import get_model_complexity_info
+from safetensors.torch import load_file, save_file
+
+from mlp_backbones import get_model
+from mlp_backbones.backbones import GFNet
+from mlp_backbones.backbones.gf_net import FilterBlock, GlobalFilter, resize_filter
+from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.testing import load_reference_case
+
+# billions of multiply-adds at 224 of the fact sheet, transforms not counted
+GMACS = {
+    "ti": 1.27,
+    "xs": 2.83,
+    "s": 4.45,
+    "b": 7.89,
+    "h_ti": 2.04,
+    "h_s": 4.58,
+    "h_b": 8.51,
+}
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param(arch, marks=[pytest.mark.slow] if gmacs > 3 else [])
+        for arch, gmacs in GMACS.items()
+    ],
+)
+def test_flops(arch: str) -> None:
+    model = get_model(f"gf_net_{arch}").eval()
+    counted = get_model_complexity_info(model, (3, 224, 224), show_table=False)
+    assert counted["flops"] / 1e9 == pytest.approx(GMACS[arch], rel=0.02)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 3), (3, 6), (7, 7)])
+def test_filter_is_a_circular_depthwise_convolution(size: tuple[int, int]) -> None:
+    """y[i, j] = sum over p, q of k[p, q] x[i - p, j - q], indices modulo the grid."""
+    height, width = size
+    torch.manual_seed(0)
+    mixer = GlobalFilter(3, size, resize="spectrum").double()
+    with torch.no_grad():
+        mixer.complex_weight.normal_()
+    x = torch.randn(2, height, width, 3)
+    spectrum = torch.view_as_complex(mixer.complex_weight.detach())
+    kernel = torch.fft.irfft2(spectrum, s=size, dim=(0, 1)).float()
+    expected = torch.zeros_like(x)
+    for i in range(height):
+        for j in range(width):
+            for p in range(height):
+                for q in range(width):
+                    value = x[:, (i - p) % height, (j - q) % width]
+                    expected[:, i, j] += kernel[p, q] * value
+    torch.testing.assert_close(mixer(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["iso_resize_64_to_112", "pyramid_resize_64_to_96"])
+def test_official_resize(case: str, reference_dir: Path) -> None:
+    file = reference_dir / "gf_net" / f"{case}.safetensors"
+    recorded = load_file(file)
+    backbone = load_reference_case(file).model.backbone
+    found = 0
+    for key, weight in recorded.items():
+        if not key.startswith("resized."):
+            continue
+        name = key.removeprefix("resized.")
+        original = recorded[f"sd.{name}"]
+        if name.endswith("complex_weight"):
+            old = (original.shape[0],) * 2
+            new = (weight.shape[0],) * 2
+            resized = resize_filter(original, old, new, "spectrum")
+            torch.testing.assert_close(resized, weight, rtol=0, atol=1e-6)
+            found += 1
+    assert found == sum(backbone.depths)
+
+
+def test_kernel_resize_keeps_the_reach() -> None:
+    """A kernel grown into a larger grid acts alike far from the borders."""
+    torch.manual_seed(0)
+    small = GlobalFilter(4, (9, 8), resize="kernel")
+    kernel = torch.zeros(9, 8, 4)
+    for row in (-2, -1, 0, 1, 2):
+        for column in (-2, -1, 0, 1, 2):
+            kernel[row % 9, column % 8] = torch.randn(4)
+    with torch.no_grad():
+        spectrum = torch.fft.rfft2(kernel, dim=(0, 1))
+        small.complex_weight.copy_(torch.view_as_real(spectrum))
+    x = torch.zeros(1, 9, 8, 4)
+    x[:, 2:7, 2:6] = torch.randn(1, 5, 4, 4)
+    larger = torch.zeros(1, 15, 18, 4)
+    larger[:, 3:12, 5:13] = x
+    with torch.no_grad():
+        expected, found = small(x), small(larger)
+    torch.testing.assert_close(found[:, 3:12, 5:13], expected, rtol=1e-4, atol=1e-5)
+    shrunk = resize_filter(
+        resize_filter(small.complex_weight, (9, 8), (15, 18), "kernel"),
+        (15, 18),
+        (9, 8),
+        "kernel",
+    )
+    torch.testing.assert_close(shrunk, small.complex_weight, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["spectrum", "kernel"])
+def test_resize_to_the_same_grid_changes_nothing(how: str) -> None:
+    weight = torch.randn(6, 4, 3, 2)
+    assert resize_filter(weight, (6, 7), (6, 7), how) is weight
+
+
+def test_block_has_one_skip() -> None:
+    block = next(m for m in GFNet("mini").modules() if isinstance(m, FilterBlock))
+    with torch.no_grad():
+        block.mlp.fc2.weight.zero_()
+        block.mlp.fc2.bias.zero_()
+    x = torch.randn(1, 4, 4, 16)
+    torch.testing.assert_close(block(x), x)  # two skips would still add the filter
+
+
+def test_layer_scale_belongs_to_the_hierarchical_form() -> None:
+    for arch, start in (("h_ti", 1e-3), ("h_s", 1e-5), ("h_b", 1e-6)):
+        with torch.device("meta"):
+            assert GFNet(arch).layer_scale == start
+    with torch.device("meta"):
+        assert GFNet("ti").layer_scale is None
+    assert GFNet("mini", layer_scale=0.5).stages[0].blocks[0].gamma.unique() == 0.5
+
+
+def test_filters_stay_float32_under_autocast() -> None:
+    mixer = GlobalFilter(4, (7, 7), resize="spectrum")
+    x = torch.randn(1, 7, 7, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = mixer(x.bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        out.float(), mixer(x.bfloat16().float()), rtol=0.01, atol=0.01
+    )
+
+
+def test_weights_of_another_training_size_are_resampled_on_load(tmp_path: Path) -> None:
+    small = GFNet("mini", image_size=64, pyramid=False, out_indices=(3,)).eval()
+    file = tmp_path / "small.safetensors"
+    save_file({k: v.contiguous() for k, v in small.state_dict().items()}, file)
+    large = GFNet("mini", image_size=96, pyramid=False, out_indices=(3,)).eval()
+    load_pretrained(large, file)
+    x = torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        # resampled once and for all, and on the fly
+        torch.testing.assert_close(large(x), small(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"filter_resize": "nearest"}, "nearest"),
+        ({"layer_scale": -1.0}, "-1"),
+        ({"image_size": 3}, "3"),
+        ({"arch": {**GFNet.arch_settings["ti"], "embed_dims": (8, 16, 8, 8)}}, "16"),
+    ],
+)
+def test_wrong_arguments_are_named(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GFNet(**{"arch": "mini", **options})
