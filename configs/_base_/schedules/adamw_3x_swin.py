@@ -1,0 +1,15 @@
+_base_ = ["adamw_1x_swin.py"]
+
+# The same recipe for 36 epochs.
+train_cfg = dict(max_epochs=36)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    dict(
+        type="MultiStepLR",
+        by_epoch=True,
+        begin=0,
+        end=36,
+        milestones=[27, 33],
+        gamma=0.1,
+    ),
+]

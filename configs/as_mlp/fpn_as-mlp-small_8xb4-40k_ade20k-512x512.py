@@ -1,0 +1,19 @@
+_base_ = [
+    "../_base_/models/semantic-fpn.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/adamw_40k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+# The authors' weights lie where no program can fetch them, see README.md: give a
+# downloaded file as model.backbone.init_cfg, see docs/recipes.md.
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.ASMLP",
+        arch="small",
+        shift_size=5,
+        drop_path_rate=0.2,
+        init_cfg={},
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

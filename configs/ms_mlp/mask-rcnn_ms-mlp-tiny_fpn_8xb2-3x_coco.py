@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instance_multi-scale.py",
+    "../_base_/schedules/adamw_3x_swin.py",
+    "../_base_/default_runtime_det.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.MSMLP",
+        arch="tiny",
+        init_cfg=dict(type="Pretrained", checkpoint="official"),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

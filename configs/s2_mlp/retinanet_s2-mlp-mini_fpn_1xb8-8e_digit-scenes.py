@@ -1,0 +1,20 @@
+_base_ = [
+    "../_base_/models/digit_scenes_retinanet_fpn.py",
+    "../_base_/datasets/digit_scenes_detection.py",
+    "../_base_/schedules/digit_scenes_8e.py",
+    "../_base_/digit_scenes_runtime_det.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.S2MLP",
+        arch=dict(
+            embed_dim=128,
+            depth=8,
+            patch_size=8,
+            mlp_ratio=4,
+            norm="ln",
+        ),
+    ),
+    neck=dict(in_channels=[128, 128, 128]),
+)

@@ -1,0 +1,19 @@
+_base_ = [
+    "../_base_/models/image-classifier.py",
+    "../_base_/datasets/imagenet_bs128_224.py",
+    "../_base_/schedules/imagenet_bs1024_adamw_300e.py",
+    "../_base_/default_runtime_cls.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.S2MLP",
+        arch="deep",
+        pyramid=False,
+        out_norm=False,
+        drop_path_rate=0.1,
+    ),
+    head=dict(in_channels=384),
+)
+# To MMEngine a scale and an offset are no norm; they are spared as flat parameters.
+optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=0.0))

@@ -1,0 +1,18 @@
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+train_dataloader = dict(batch_size=2)
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.SPACH",
+        arch="ms_s_hybrid",
+        attention_window=16,
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 1024]),
+    auxiliary_head=dict(in_channels=512),
+)
