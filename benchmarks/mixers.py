@@ -59,8 +59,7 @@ def largest_difference(forms: dict[str, nn.Module], x: Tensor) -> float:
     with torch.no_grad():
         ours, plain = (forms[form].eval()(x) for form in FORMS)
     return max(
-        ((a - b).abs().max() / b.std()).item()
-        for a, b in zip(ours, plain, strict=True)
+        ((a - b).abs().max() / b.std()).item() for a, b in zip(ours, plain, strict=True)
     )
 
 

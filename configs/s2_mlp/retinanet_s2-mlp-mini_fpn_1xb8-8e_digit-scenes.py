@@ -9,12 +9,12 @@ model = dict(
     backbone=dict(
         type="mlp_backbones.S2MLP",
         arch=dict(
-            embed_dim=128,
-            depth=8,
-            patch_size=8,
+            embed_dim=160,
+            depth=6,
+            patch_size=16,
             mlp_ratio=4,
             norm="ln",
         ),
     ),
-    neck=dict(in_channels=[128, 128, 128]),
+    neck=dict(in_channels=[80, 160, 160]),
 )

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ChannelMLP
-from mlp_backbones.layers.map_norm import (
-    MapNormBlock,
-    MapNormConvEmbed,
+from mlp_backbones.layers import (
+    ChannelMLP,
+    MixerBlock,
+    NormedConvEmbed,
     apply_norm,
-    norm_samples,
 )
 from mlp_backbones.ops import axial_shift, shift_taps
 from mlp_backbones.registry import MODELS
@@ -86,28 +85,6 @@ def _shift_by_groups(x: Tensor, shift_size: int, axis: int) -> Tensor:
     return torch.cat(groups, dim=-1)
 
 
-class MapNorm(nn.GroupNorm):
-    """Norm each sample over height, width and channels, then scale each channel.
-
-    Args:
-        dim: Number of channels.
-        eps: Added to the variance.
-    """
-
-    def __init__(self, dim: int, *, eps: float = 1e-5) -> None:
-        super().__init__(1, dim, eps=eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W)."""
-        if torch.is_grad_enabled() and not x.requires_grad:
-            # behind frozen parts: the backward pass of torch's kernel for
-            # channels_last maps writes a gradient that nobody has asked for, and dies
-            x = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
-            x = norm_samples(x, self.weight, self.bias, self.eps)
-            return x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
-        return super().forward(x)
-
-
 class AxialShiftMixer(nn.Module):
     """Channel FCs around axial shifts along both axes, which are added.
 
@@ -130,12 +107,12 @@ class AxialShiftMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.proj_in = nn.Linear(dim, dim, bias=bias)
-        self.norm_in = MapNorm(dim, eps=norm_eps)
+        self.norm_in = nn.GroupNorm(1, dim, eps=norm_eps)
         self.shift_horizontal = AxialShift(dim, axis=2, shift_size=shift_size)
         self.shift_vertical = AxialShift(dim, axis=1, shift_size=shift_size)
         self.horizontal = nn.Linear(dim, dim, bias=bias)
         self.vertical = nn.Linear(dim, dim, bias=bias)
-        self.norm_out = MapNorm(dim, eps=norm_eps)
+        self.norm_out = nn.GroupNorm(1, dim, eps=norm_eps)
         self.proj_out = nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,7 +123,7 @@ class AxialShiftMixer(nn.Module):
         return self.proj_out(apply_norm(self.norm_out, horizontal + vertical))
 
 
-class PaddedPatchEmbed(MapNormConvEmbed):
+class PaddedPatchEmbed(NormedConvEmbed):
     """A patch embedding that fills up incomplete patches at the borders with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,7 +148,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, *, norm_eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = MapNorm(4 * in_channels, eps=norm_eps)
+        self.norm = nn.GroupNorm(1, 4 * in_channels, eps=norm_eps)
         self.reduction = nn.Linear(4 * in_channels, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -302,15 +279,6 @@ class ASMLP(MLPBackbone):
             init_cfg=init_cfg,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the pyramid, see :meth:`MLPBackbone.forward`."""
-        maps = zip(self.out_indices, self._pyramid(x), strict=True)
-        return tuple(
-            # (B, H, W, C) -> (B, C, H, W)
-            apply_norm(self.out_norms[str(index)], x).permute(0, 3, 1, 2).contiguous()
-            for index, x in maps
-        )
-
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, stride 4."""
         dim = self.embed_dims[0]
@@ -331,7 +299,7 @@ class ASMLP(MLPBackbone):
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks of a stage are alike."""
         dim = self.embed_dims[stage]
-        return MapNormBlock(
+        return MixerBlock(
             norm1=self.build_out_norm(dim),
             mixer=AxialShiftMixer(
                 dim,
@@ -346,7 +314,7 @@ class ASMLP(MLPBackbone):
 
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build a norm over a whole map, for ``apply_norm``."""
-        return MapNorm(dim, eps=self.norm_eps)
+        return nn.GroupNorm(1, dim, eps=self.norm_eps)
 
     @classmethod
     def arguments_from_reference(

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mlp_backbones.checkpoints import CheckpointLayout, load_pretrained
+from mlp_backbones.layers.map_norm import apply_norm
 
 MIN_INPUT_SIZE = 32
 
@@ -47,6 +48,10 @@ class Stage(nn.Module):
         """Map (B, H, W, C) to (B, H', W', C')."""
         if self.downsample is not None:
             x = self.downsample(x)
+        return self.run_blocks(x)
+
+    def run_blocks(self, x: Tensor) -> Tensor:
+        """Pass (B, H, W, C) through the blocks alone."""
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
                 x = _checkpointed(block, x)
@@ -73,14 +78,14 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _no_running_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
     """Let the second of two equal passes leave the running statistics alone."""
-    tracked = [norm for norm in norms if norm.track_running_stats]
-    for norm in tracked:
-        norm.track_running_stats = False
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:  # a momentum of 0 keeps what is there; nothing is counted
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in tracked:
-            norm.track_running_stats = True
+        for norm, momentum, num_batches_tracked in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
 
 class MLPBackbone(BaseModule, metaclass=ABCMeta):
@@ -240,7 +245,10 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
     @abstractmethod
     def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the norm of one returned map, on (B, H, W, C)."""
+        """Build the norm of one returned map: over the last dimension of (B, H, W, C).
+
+        Torch's batch and group norms do as well; they are called through a view.
+        """
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid.
@@ -259,7 +267,9 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         return tuple(
             # (B, H, W, C) -> (B, C, H, W); a channels_last view would pass through an
             # FPN and reach mmcv's RoIAlign, which reads it in the wrong order
-            self.out_norms[str(index)](feature).permute(0, 3, 1, 2).contiguous()
+            apply_norm(self.out_norms[str(index)], feature)
+            .permute(0, 3, 1, 2)
+            .contiguous()
             for index, feature in zip(self.out_indices, maps, strict=True)
         )
 

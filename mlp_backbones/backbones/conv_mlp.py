@@ -7,11 +7,10 @@ release (SHI-Labs/Convolutional-MLPs, Apache-2.0); the code is written anew.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlp_backbones.backbones.base import MLPBackbone, _checkpointed
+from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import ChannelMLP, ConvEmbed, DropPath
 from mlp_backbones.registry import MODELS
@@ -312,9 +311,7 @@ class ConvMLP(MLPBackbone):
         for stage in stages:
             x = x if stage.downsample is None else stage.downsample(x)
             entered.append(x)
-            for block in stage.blocks:
-                checkpoints = self.with_cp and torch.is_grad_enabled()
-                x = _checkpointed(block, x) if checkpoints else block(x)
+            x = stage.run_blocks(x)
         last = len(self.stage_strides) - 1
         return [x if index == last else entered[index] for index in self.out_indices]
 

@@ -4,6 +4,7 @@ Paper: arXiv 2107.00645, NeurIPS 2021; extended in IEEE TPAMI 2023. Facts follow
 authors' release (raoyongming/GFNet, MIT licence); the code is written anew.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -189,12 +190,28 @@ class FilterBlock(nn.Module):
 
 def _read_old_stem(weights: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """Give the stem of very old files, a matrix, the shape of a convolution."""
-    key = "stem.proj.weight"
-    if key in weights and weights[key].ndim == 2:
-        size = backbone.arch["patch_size"]
-        weight = weights[key].reshape(len(weights[key]), -1, size, size)
-        return {**weights, key: weight}
-    return weights
+    key, size = "stem.proj.weight", backbone.arch["patch_size"]
+    weight = weights.get(key)
+    if weight is None or weight.ndim != 2 or weight.shape[1] % size**2:
+        return weights
+    return {**weights, key: weight.reshape(len(weight), -1, size, size)}
+
+
+def _grid_of(weights: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Return the training grid that weights belong to, or None if they name none.
+
+    The first filter holds the height as it is and the width halved, the position
+    embedding their product.
+    """
+    positions = weights.get("stem.pos_embed")
+    filters = weights.get("stages.0.blocks.0.mixer.complex_weight")
+    if positions is None or positions.ndim != 3 or filters is None or filters.ndim != 4:
+        return None
+    height = filters.shape[0]
+    width, rest = divmod(positions.shape[1], height)
+    if rest or width // 2 + 1 != filters.shape[1]:
+        return None
+    return height, width
 
 
 @MODELS.register_module()
@@ -211,13 +228,15 @@ class GFNet(ResampledBackbone):
             ``mlp_ratios``, four numbers each, ``patch_size`` and ``hierarchical``.
         pyramid: Whether the maps come at strides 4, 8, 16 and 32, see
             :class:`ResampledBackbone`; without it, borders that fill no patch are
-            dropped as in the official code.
+            dropped as in the official code. Archs with four stages have the strides
+            anyway, and the official sizes with it.
         image_size: Side of the training images, or height and width, in pixels.
         grid: ``"interpolate"``: filters are resampled to other grids.
         filter_resize: ``"spectrum"`` is the authors' rule, ``"kernel"`` the other; see
             :func:`resize_filter`.
-        layer_scale: Start of the learnt scale of hierarchical archs. None takes that
-            of the arch, 1e-3 for one of your own.
+        layer_scale: Start of the learnt scale of each branch, 0 for no scale. None
+            takes that of the arch: hierarchical ones of your own have 1e-3, those of
+            one stride none.
         norm_eps: Epsilon of the blocks' and output layer norms.
         in_channels: See :class:`MLPBackbone`, as all that follow.
         out_indices: The levels whose maps are returned.
@@ -326,13 +345,19 @@ class GFNet(ResampledBackbone):
             raise ValueError(
                 f"filter_resize must be one of {FILTER_RESIZES}, got {filter_resize!r}"
             )
-        if layer_scale is not None and not layer_scale > 0:
-            raise ValueError(f"layer_scale must be positive or None, got {layer_scale}")
+        if layer_scale is not None and not layer_scale >= 0:
+            raise ValueError(
+                f"layer_scale must be positive, 0 or None, got {layer_scale}"
+            )
         fields = self.resolve_arch(arch)
-        sides = resolve_image_size(image_size, fields["patch_size"])
-        self.grid_size = tuple(side // fields["patch_size"] for side in sides)
+        halvings = 3 if fields["hierarchical"] else 0
+        sides = resolve_image_size(image_size, fields["patch_size"] << halvings)
+        self.grid_size = (
+            sides[0] // fields["patch_size"],
+            sides[1] // fields["patch_size"],
+        )
         self.filter_resize = filter_resize
-        self.layer_scale = layer_scale
+        self.layer_scale = layer_scale or None
         if layer_scale is None and fields["hierarchical"]:
             self.layer_scale = _LAYER_SCALES.get(str(arch), 1e-3)
         self.norm_eps = norm_eps
@@ -365,19 +390,20 @@ class GFNet(ResampledBackbone):
         """
         fields = dict(config)
         fields["hierarchical"] = fields.pop("variant") == "pyramid"
-        has_scale = fields.pop("layer_scale")
-        if has_scale != fields["hierarchical"]:
+        has_scale = fields.pop("layer_scale", fields["hierarchical"])
+        if has_scale and not fields["hierarchical"]:
             raise ValueError(
-                "GFNet has a layer scale if and only if it is hierarchical, the case "
-                f"says layer_scale={has_scale}"
+                "GFNet of one stride has no layer scale, the case says "
+                f"layer_scale={has_scale!r}"
             )
+        if not has_scale:
+            fields["layer_scale"] = 0.0
         if "depth" in fields:
-            depth, ends = fields.pop("depth"), fields.pop("stage_ends", None)
-            quarters = [depth * part // 4 for part in range(5)]
-            if ends not in (None, quarters[1:]):
-                raise ValueError(f"stages end after {quarters[1:]} blocks, not {ends}")
+            depth = fields.pop("depth")
+            quarters = [depth * part // 4 for part in range(1, 5)]
+            ends = fields.pop("stage_ends", None) or quarters
             fields["depths"] = tuple(
-                end - start for start, end in zip(quarters, quarters[1:], strict=False)
+                end - start for start, end in zip([0, *ends], ends, strict=False)
             )
             fields["embed_dims"] = (fields.pop("embed_dim"),) * 4
             fields["mlp_ratios"] = (fields.pop("mlp_ratio"),) * 4
@@ -392,6 +418,11 @@ class GFNet(ResampledBackbone):
                 "arch field 'embed_dims' of GFNet must hold one number four times "
                 f"where 'hierarchical' is False, got {arch['embed_dims']!r}"
             )
+
+    @property
+    def fills_up_images(self) -> bool:
+        """Whether images are filled up: four stages take any size by themselves."""
+        return not self.arch["hierarchical"]
 
     def _transitions(self) -> tuple[bool, ...]:
         hierarchical = self.arch["hierarchical"]
@@ -420,33 +451,36 @@ class GFNet(ResampledBackbone):
         return nn.LayerNorm(dim, eps=self.norm_eps)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resample filters and positions of square training images of another size.
+        """Resample filters and positions of training images of another size.
 
         Args:
             weights: Tensors under this package's names.
         """
-        adapted = super().adapt_weights(weights)
+        adapted = dict(super().adapt_weights(weights))
+        grid = _grid_of(adapted)
+        if grid is None or grid == self.grid_size:
+            return adapted  # nothing to do, or a file that the loader will refuse
         for key, weight in adapted.items():
-            if key == "stem.pos_embed" and weight.ndim == 3:
-                side = round(weight.shape[1] ** 0.5)
-                if side * side == weight.shape[1]:
-                    new = self._grid(0)
-                    adapted = {
-                        **adapted,
-                        key: resize_tokens(
-                            weight, 1, (side, side), new, mode="bicubic"
-                        ),
-                    }
-            elif key.endswith(".complex_weight") and weight.ndim == 4:
-                old = (weight.shape[0], weight.shape[0])
-                if weight.shape[1] == old[1] // 2 + 1:
-                    new = self._grid(int(key.split(".")[1]))
-                    resized = resize_filter(weight, old, new, self.filter_resize)
-                    adapted = {**adapted, key: resized}
+            if key == "stem.pos_embed":
+                adapted[key] = resize_tokens(
+                    weight, 1, grid, self._grid(0), mode="bicubic"
+                )
+            match = re.match(r"stages\.([0-3])\..*\.complex_weight$", key)
+            if match is None:
+                continue
+            stage = int(match[1])
+            old = self._halved(grid, stage)
+            if weight.ndim == 4 and weight.shape[:2] == (old[0], old[1] // 2 + 1):
+                adapted[key] = resize_filter(
+                    weight, old, self._grid(stage), self.filter_resize
+                )
         return adapted
 
     def _grid(self, stage: int) -> tuple[int, int]:
-        """Return the training grid of a stage: halved and rounded down at each."""
+        """Return the training grid of a stage."""
+        return self._halved(self.grid_size, stage)
+
+    def _halved(self, grid: tuple[int, int], stage: int) -> tuple[int, int]:
+        """Halve a grid, rounded down, as often as a stage lies behind the stem."""
         halvings = stage if self.arch["hierarchical"] else 0
-        height, width = self.grid_size
-        return height >> halvings, width >> halvings
+        return grid[0] >> halvings, grid[1] >> halvings

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ChannelMLP, SplitAttention
-from mlp_backbones.layers.map_norm import MapNormBlock, MapNormConvEmbed, apply_norm
+from mlp_backbones.layers import (
+    ChannelMLP,
+    MixerBlock,
+    NormedConvEmbed,
+    SplitAttention,
+)
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/ggjy/Hire-Wave-MLP.pytorch/releases/download/log/"
@@ -132,7 +136,7 @@ class HireMixer(nn.Module):
         return self.proj(self.reweight(branches))
 
 
-class ActivatedConvEmbed(MapNormConvEmbed):
+class ActivatedConvEmbed(NormedConvEmbed):
     """A strided convolution, a norm and a ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -292,15 +296,6 @@ class HireMLP(MLPBackbone):
             init_cfg=init_cfg,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the pyramid, see :meth:`MLPBackbone.forward`."""
-        maps = zip(self.out_indices, self._pyramid(x), strict=True)
-        return tuple(
-            # (B, H, W, C) -> (B, C, H, W)
-            apply_norm(self.out_norms[str(index)], x).permute(0, 3, 1, 2).contiguous()
-            for index, x in maps
-        )
-
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
         dim = self.embed_dims[0]
@@ -329,7 +324,7 @@ class HireMLP(MLPBackbone):
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; the rolls of a stage's blocks go round in a cycle."""
         dim = self.embed_dims[stage]
-        return MapNormBlock(
+        return MixerBlock(
             norm1=self.build_out_norm(dim),
             mixer=HireMixer(
                 dim,

@@ -18,6 +18,7 @@ from mlp_backbones.layers import (
     ChannelMLP,
     DropPath,
     TokenMLP,
+    apply_norm,
     join_windows,
     partition_windows,
     resolve_image_size,
@@ -96,8 +97,8 @@ class PatchMerge(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H // 2, W // 2, C')."""
-        x = self.norm(self.proj(x.permute(0, 3, 1, 2)))  # (B, H, W, C) -> (B, C, H, W)
-        return x.permute(0, 2, 3, 1).contiguous()  # (B, C', H', W') -> (B, H', W', C')
+        x = self.proj(x.permute(0, 3, 1, 2))  # (B, H, W, C) -> (B, C', H', W')
+        return apply_norm(self.norm, x.permute(0, 2, 3, 1).contiguous())
 
 
 class TokenAttention(nn.Module):
@@ -540,10 +541,16 @@ class SPACH(ResampledBackbone):
             return None
         halvings = stage if self.arch["multi_stage"] else 0
         height, width = (max(side >> halvings, 1) for side in self.grid_size)
+        hidden_dim = int(height * width * self.arch["token_ratio"])
+        if hidden_dim < 1:
+            raise ValueError(
+                f"token_ratio {self.arch['token_ratio']} of the {height * width} "
+                f"tokens of stage {stage} is less than one; image_size must be larger"
+            )
         shifts = self.shift_windows and (sum(self.depths[:stage]) + block) % 2 == 1
         return TokenMLP(
             (height, width),
-            int(height * width * self.arch["token_ratio"]),
+            hidden_dim,
             grid=self.grid,
             window_offset=(height // 2, width // 2) if shifts else (0, 0),
         )

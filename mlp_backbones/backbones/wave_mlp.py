@@ -14,9 +14,14 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ChannelMLP, SplitAttention
-from mlp_backbones.layers.fold import fold_batch_norm
-from mlp_backbones.layers.map_norm import MapNormBlock, MapNormConvEmbed, apply_norm
+from mlp_backbones.layers import (
+    ChannelMLP,
+    MixerBlock,
+    NormedConvEmbed,
+    SplitAttention,
+    apply_norm,
+    fold_batch_norm,
+)
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/huawei-noah/CV-Backbones/releases/download/wavemlp/"
@@ -284,15 +289,6 @@ class WaveMLP(MLPBackbone):
             init_cfg=init_cfg,
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute the pyramid, see :meth:`MLPBackbone.forward`."""
-        maps = zip(self.out_indices, self._pyramid(x), strict=True)
-        return tuple(
-            # (B, H, W, C) -> (B, C, H, W)
-            apply_norm(self.out_norms[str(index)], x).permute(0, 3, 1, 2).contiguous()
-            for index, x in maps
-        )
-
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
         return self._build_embed(
@@ -308,7 +304,7 @@ class WaveMLP(MLPBackbone):
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks of a stage are alike."""
         dim = self.embed_dims[stage]
-        return MapNormBlock(
+        return MixerBlock(
             norm1=self.build_out_norm(dim),
             mixer=PhaseAwareMixer(
                 dim,
@@ -339,7 +335,7 @@ class WaveMLP(MLPBackbone):
     ) -> nn.Module:
         dim = self.embed_dims[stage]
         normed = self.arch["downsample_norm"]
-        return MapNormConvEmbed(
+        return NormedConvEmbed(
             in_channels,
             dim,
             norm=self.build_out_norm(dim) if normed else nn.Identity(),

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -151,6 +152,14 @@ class _Inert:
         """Take no state."""
 
 
+class _InertMapping:
+    """Stand for a configuration; torch fills ordered dictionaries and no other kind."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """Return what torch's reader can fill."""
+        return OrderedDict()
+
+
 def _nothing(*_: Any) -> None:
     """Stand for what a file asks to call and this package does not."""
 
@@ -158,8 +167,9 @@ def _nothing(*_: Any) -> None:
 def _harmless_globals() -> AbstractContextManager[Any]:
     """Admit the plain data classes that training scripts store beside the weights.
 
-    Official scripts store their ``argparse.Namespace``; MMEngine stores its
-    histories, for which a stand-in is put, and numpy arrays. None of them runs code.
+    Official scripts store their ``argparse.Namespace``, those in the manner of Swin a
+    yacs configuration; MMEngine stores its histories and numpy arrays. For
+    configurations and histories stand-ins are put. None of them runs code.
     """
     if not hasattr(torch.serialization, "safe_globals"):  # torch < 2.5
         return nullcontext()
@@ -173,6 +183,7 @@ def _harmless_globals() -> AbstractContextManager[Any]:
             argparse.Namespace,
             # a history would look up its methods and write them into its class
             (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
+            (_InertMapping, "yacs.config.CfgNode"),
             *((_nothing, path) for path in ("getattr", "builtins.getattr")),
             np.ndarray,
             np.dtype,

@@ -4,6 +4,7 @@ from mlp_backbones.layers.affine import Affine
 from mlp_backbones.layers.axial_mix import AxialMixer
 from mlp_backbones.layers.block import MixerBlock
 from mlp_backbones.layers.drop_path import DropPath
+from mlp_backbones.layers.fold import fold_batch_norm
 from mlp_backbones.layers.grid import (
     CachingModule,
     GridMixer,
@@ -14,6 +15,7 @@ from mlp_backbones.layers.grid import (
     resolve_image_size,
 )
 from mlp_backbones.layers.init import init_lecun_normal
+from mlp_backbones.layers.map_norm import apply_norm
 from mlp_backbones.layers.mlp import ChannelMLP
 from mlp_backbones.layers.normed_embed import NormedConvEmbed
 from mlp_backbones.layers.patch_embed import ConvEmbed
@@ -44,7 +46,9 @@ __all__ = [
     "SplitAttention",
     "TokenLinear",
     "TokenMLP",
+    "apply_norm",
     "blend",
+    "fold_batch_norm",
     "init_lecun_normal",
     "join_windows",
     "mix_tokens",

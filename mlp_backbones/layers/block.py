@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from mlp_backbones.layers.drop_path import DropPath
+from mlp_backbones.layers.map_norm import apply_norm
 from mlp_backbones.layers.mlp import ChannelMLP
 from mlp_backbones.layers.recompute import recomputed
 
@@ -57,10 +58,10 @@ class MixerBlock(nn.Module):
         return self._add(x, self.mlp.contract(self._expand(x)))
 
     def _mix(self, x: Tensor) -> Tensor:
-        return self.mixer(self.norm1(x))
+        return self.mixer(apply_norm(self.norm1, x))
 
     def _expand(self, x: Tensor) -> Tensor:
-        return self.mlp.fc1(self.norm2(x))
+        return self.mlp.fc1(apply_norm(self.norm2, x))
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
         branch = self.drop_path(branch)

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlp_backbones.ops.compiling import is_compiling
+
 GRID_MODES = ("interpolate", "window")
 _MAX_CACHED_GRIDS = 2
-
-# torch < 2.3 has it under its older name only
-_is_compiling = getattr(torch.compiler, "is_compiling", torch._dynamo.is_compiling)
 
 
 class WeightCache:
@@ -33,7 +32,7 @@ class WeightCache:
 
     def get(self, module: nn.Module, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Return ``compute()``, or what it gave the last time for these weights."""
-        if module.training or torch.is_grad_enabled() or _is_compiling():
+        if module.training or torch.is_grad_enabled() or is_compiling():
             return compute()
         state = tuple(_state(parameter) for parameter in module.parameters())
         kept = self._values.get(key)
@@ -211,14 +210,16 @@ def partition_windows(
         w, 1), or None where nothing was filled up.
     """
     batch, height, width, _ = x.shape
-    top, bottom, left, right = _window_padding((height, width), window, offset)
+    top, rows, bottom = _plan(height, window[0], offset[0])
+    left, columns, right = _plan(width, window[1], offset[1])
     mask = None
     if top or bottom or left or right:
-        mask = x.new_ones((1, height, width, 1), dtype=torch.bool)
-        mask = _cut(F.pad(mask, (0, 0, left, right, top, bottom)), window)
-        mask = mask.repeat(batch, 1, 1, 1)
+        real_rows = _is_real(top, height, rows * window[0], x.device)
+        real_columns = _is_real(left, width, columns * window[1], x.device)
+        mask = (real_rows[:, None] & real_columns)[None, :, :, None]  # (1, H', W', 1)
+        mask = _cut(mask.expand(batch, -1, -1, -1), window, rows, columns)
         x = F.pad(x, (0, 0, left, right, top, bottom))
-    return _cut(x, window), mask
+    return _cut(x, window, rows, columns), mask
 
 
 def join_windows(
@@ -236,31 +237,33 @@ def join_windows(
     """
     height, width = size
     h, w, channels = windows.shape[1:]
-    top, bottom, left, right = _window_padding(size, (h, w), offset)
-    rows, columns = (top + height + bottom) // h, (left + width + right) // w
+    top, rows, _ = _plan(height, h, offset[0])
+    left, columns, _ = _plan(width, w, offset[1])
     x = windows.reshape(-1, rows, columns, h, w, channels)
     # (B, rows, columns, h, w, C) -> (B, rows * h, columns * w, C)
     x = x.transpose(2, 3).reshape(-1, rows * h, columns * w, channels)
     return x[:, top : top + height, left : left + width]
 
 
-def _window_padding(
-    size: tuple[int, int], window: tuple[int, int], offset: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    padding = []
-    for side, step, start in zip(size, window, offset, strict=True):
-        before = -start % step
-        padding += [before, -(before + side) % step]
-    top, bottom, left, right = padding
-    return top, bottom, left, right
+def _plan(side: int, step: int, start: int) -> tuple[int, int, int]:
+    """Return tokens to fill up in front, number of windows, and tokens to fill up."""
+    # one division and no nested remainders: symbolic sizes stay simple to compile
+    before = -start % step
+    number = (before + side + step - 1) // step
+    return before, number, number * step - side - before
 
 
-def _cut(x: Tensor, window: tuple[int, int]) -> Tensor:
-    batch, height, width, channels = x.shape
+def _is_real(start: int, length: int, total: int, device: torch.device) -> Tensor:
+    positions = torch.arange(total, device=device)
+    return (positions >= start) & (positions < start + length)
+
+
+def _cut(x: Tensor, window: tuple[int, int], rows: int, columns: int) -> Tensor:
+    batch, channels = x.shape[0], x.shape[3]
     h, w = window
-    x = x.reshape(batch, height // h, h, width // w, w, channels)
+    x = x.reshape(batch, rows, h, columns, w, channels)
     # (B, rows, h, columns, w, C) -> (B * rows * columns, h, w, C)
-    return x.transpose(2, 3).reshape(-1, h, w, channels)
+    return x.transpose(2, 3).reshape(batch * rows * columns, h, w, channels)
 
 
 def resize_tokens(

@@ -3,10 +3,6 @@
 import torch
 from torch import Tensor, nn
 
-from mlp_backbones.layers.block import MixerBlock
-from mlp_backbones.layers.normed_embed import NormedConvEmbed
-from mlp_backbones.layers.patch_embed import ConvEmbed
-
 
 def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply any norm to a channels-last map.
@@ -21,7 +17,10 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
     Returns:
         The normed map, (B, H, W, C).
     """
-    if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 and x.is_cuda:
+    # torch's own copies the map on CUDA; on CPUs its backward pass crashes on
+    # channels_last maps that need no gradient themselves, as behind frozen stages
+    own_fails = x.is_cuda or (torch.is_grad_enabled() and not x.requires_grad)
+    if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 and own_fails:
         return norm_samples(x, norm.weight, norm.bias, norm.eps)
     if isinstance(norm, nn.GroupNorm | nn.modules.batchnorm._NormBase):
         # (B, H, W, C) -> (B, C, H, W) in channels_last memory format, and back
@@ -31,8 +30,6 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 def norm_samples(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Norm each sample over height, width and channels: a group norm of one group.
-
-    torch's group norm copies a channels-last map on CUDA; this does not.
 
     Args:
         x: Feature map, (B, H, W, C).
@@ -45,21 +42,3 @@ def norm_samples(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         variance, mean = torch.var_mean(full, (1, 2, 3), correction=0, keepdim=True)
         scale = weight * torch.rsqrt(variance + eps)  # (B, 1, 1, C)
         return torch.addcmul(bias - mean * scale, full, scale)
-
-
-class MapNormBlock(MixerBlock):
-    """A :class:`MixerBlock` whose norms may be batch or group norms."""
-
-    def _mix(self, x: Tensor) -> Tensor:
-        return self.mixer(apply_norm(self.norm1, x))
-
-    def _expand(self, x: Tensor) -> Tensor:
-        return self.mlp.fc1(apply_norm(self.norm2, x))
-
-
-class MapNormConvEmbed(NormedConvEmbed):
-    """A :class:`NormedConvEmbed` whose norm may be a batch or group norm."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedded map, (B, H', W', C')."""
-        return apply_norm(self.norm, ConvEmbed.forward(self, x))

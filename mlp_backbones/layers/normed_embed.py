@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from mlp_backbones.layers.map_norm import apply_norm
 from mlp_backbones.layers.patch_embed import ConvEmbed
 
 
@@ -11,7 +12,8 @@ class NormedConvEmbed(ConvEmbed):
     Args:
         in_channels: Channels of the input.
         dim: Channels of the output.
-        norm: What the embedded map, (B, H', W', C'), passes last.
+        norm: What the embedded map, (B, H', W', C'), passes last, by
+            :func:`mlp_backbones.layers.apply_norm`.
         kernel_size: See :class:`ConvEmbed`, as all that follow.
         stride: Step, in cells of the input.
         padding: Zero padding on each side, in cells of the input.
@@ -41,4 +43,4 @@ class NormedConvEmbed(ConvEmbed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedded map, (B, H', W', C')."""
-        return self.norm(super().forward(x))
+        return apply_norm(self.norm, super().forward(x))

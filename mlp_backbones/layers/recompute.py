@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# torch < 2.3 has it under its older name only
-_is_compiling = getattr(torch.compiler, "is_compiling", torch._dynamo.is_compiling)
+from mlp_backbones.ops.compiling import is_compiling
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -22,6 +21,6 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         function: A function without randomness and without running statistics.
         inputs: Its arguments.
     """
-    if not torch.is_grad_enabled() or _is_compiling():
+    if not torch.is_grad_enabled() or is_compiling():
         return function(*inputs)
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

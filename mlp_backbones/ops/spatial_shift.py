@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# torch < 2.3 has it under its older name only
-_is_compiling = getattr(torch.compiler, "is_compiling", torch._dynamo.is_compiling)
+from mlp_backbones.ops.compiling import is_compiling
 
 # axis and step of each direction
 _MOVES = {
@@ -209,7 +208,7 @@ def _check(directions: Sequence[str]) -> None:
 
 def _is_traced() -> bool:
     """Say whether a graph is being drawn, which knows no writing into slices."""
-    return _is_compiling() or torch.jit.is_tracing()
+    return is_compiling() or torch.jit.is_tracing()
 
 
 def _empty(x: Tensor) -> Tensor:

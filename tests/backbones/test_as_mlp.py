@@ -15,12 +15,12 @@ from mlp_backbones.backbones import ASMLP
 from mlp_backbones.backbones.as_mlp import (
     AxialShift,
     AxialShiftMixer,
-    MapNorm,
     PatchMerging,
     _shift_by_groups,
     group_steps,
 )
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
+from mlp_backbones.layers import apply_norm
 
 ARCH = {"embed_dims": (8, 12, 16, 20), "depths": (1, 2, 1, 1)}
 
@@ -137,15 +137,16 @@ def test_norms_see_the_whole_map() -> None:
 @pytest.mark.parametrize("size", [(7, 9), (1, 1)])
 def test_norm_behind_frozen_parts(size: tuple[int, int]) -> None:
     """Gradients of its weights where nobody wants one of its input."""
-    norm = MapNorm(6)
+    norm = nn.GroupNorm(1, 6)
     twin = copy.deepcopy(norm).double()
-    x = torch.randn(2, *size, 6).permute(0, 3, 1, 2)  # channels_last, as in blocks
-    factor = torch.randn(x.shape)
-    (norm(x) * factor).sum().backward()
-    judged = x.double().contiguous().requires_grad_()
+    x = torch.randn(2, *size, 6)
+    factor = torch.randn(2, 6, *size)
+    found = apply_norm(norm, x).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+    (found * factor).sum().backward()
+    judged = x.permute(0, 3, 1, 2).double().contiguous().requires_grad_()
     expected = F.group_norm(judged, 1, twin.weight, twin.bias)
     (expected * factor).sum().backward()
-    torch.testing.assert_close(norm(x).double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
     for parameter, judge in zip(norm.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(
             parameter.grad.double(), judge.grad, rtol=1e-4, atol=1e-4

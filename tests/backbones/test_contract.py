@@ -362,6 +362,7 @@ def test_listed_models_build_and_repeat_nothing(family: str) -> None:
 @pytest.mark.parametrize("size", [(64, 64), (75, 106)])
 def test_traces_without_a_graph_break(family: str, size: tuple[int, int]) -> None:
     backbone = randomise(build(family)).eval()
+    torch.compiler.reset()  # or the second size becomes symbolic
     compiled = torch.compile(backbone, fullgraph=True, backend="eager")
     x = images(*size)
     with torch.no_grad():

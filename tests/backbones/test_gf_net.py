@@ -6,11 +6,12 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mlp_backbones import get_model
 from mlp_backbones.backbones import GFNet
 from mlp_backbones.backbones.gf_net import FilterBlock, GlobalFilter, resize_filter
-from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.checkpoints import CheckpointError, load_pretrained
 from mlp_backbones.testing import load_reference_case
 
 # billions of multiply-adds at 224 of the fact sheet, transforms not counted
@@ -23,6 +24,22 @@ GMACS = {
     "h_s": 4.58,
     "h_b": 8.51,
 }
+
+
+ISOTROPIC = {
+    "embed_dims": (16,) * 4,
+    "depths": (1, 1, 1, 1),
+    "mlp_ratios": (2,) * 4,
+    "patch_size": 16,
+    "hierarchical": False,
+}
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    return module
 
 
 @pytest.mark.parametrize(
@@ -128,6 +145,7 @@ def test_layer_scale_belongs_to_the_hierarchical_form() -> None:
     with torch.device("meta"):
         assert GFNet("ti").layer_scale is None
     assert GFNet("mini", layer_scale=0.5).stages[0].blocks[0].gamma.unique() == 0.5
+    assert GFNet("mini", layer_scale=0).stages[0].blocks[0].gamma is None
 
 
 def test_filters_stay_float32_under_autocast() -> None:
@@ -141,16 +159,93 @@ def test_filters_stay_float32_under_autocast() -> None:
     )
 
 
-def test_weights_of_another_training_size_are_resampled_on_load(tmp_path: Path) -> None:
-    small = GFNet("mini", image_size=64, pyramid=False, out_indices=(3,)).eval()
+@pytest.mark.parametrize("arch", ["mini", ISOTROPIC], ids=["four", "one"])
+@pytest.mark.parametrize("how", ["spectrum", "kernel"])
+def test_weights_of_another_training_size_are_resampled_on_load(
+    arch: str | dict, how: str, tmp_path: Path
+) -> None:
+    options = {"pyramid": False, "out_indices": (3,), "filter_resize": how}
+    small = randomise(GFNet(arch, image_size=(64, 96), **options)).eval()
     file = tmp_path / "small.safetensors"
     save_file({k: v.contiguous() for k, v in small.state_dict().items()}, file)
-    large = GFNet("mini", image_size=96, pyramid=False, out_indices=(3,)).eval()
+    large = GFNet(arch, image_size=(112, 80), **options).eval()
     load_pretrained(large, file)
-    x = torch.randn(1, 3, 96, 96)
+    x = torch.randn(1, 3, 112, 80)
     with torch.no_grad():
         # resampled once and for all, and on the fly
-        torch.testing.assert_close(large(x), small(x))
+        torch.testing.assert_close(large(x), small(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["spectrum", "kernel"])
+@pytest.mark.parametrize("image_size", [(64, 256), (64, 68), (68, 64)])
+def test_own_weights_come_back_as_they_are(
+    image_size: tuple[int, int], how: str, tmp_path: Path
+) -> None:
+    """16 x 64 tokens are as many as 32 x 32; 16 and 17 columns have as many bins."""
+    options = {"image_size": image_size, "filter_resize": how}
+    saved = randomise(GFNet("mini", **options))
+    file = tmp_path / "own.safetensors"
+    save_file({k: v.contiguous() for k, v in saved.state_dict().items()}, file)
+    loaded = GFNet("mini", **options)
+    load_pretrained(loaded, file)
+    for key, weight in loaded.state_dict().items():
+        assert torch.equal(weight, saved.state_dict()[key]), key
+
+
+def test_weights_of_the_other_form_are_refused(tmp_path: Path) -> None:
+    official = {
+        f"blocks.{block}.filter.complex_weight": torch.zeros(14, 8, 16, 2)
+        for block in range(12)
+    }
+    torch.save(official, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"GFNet mini; \d+ of another shape"):
+        load_pretrained(GFNet("mini"), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("pyramid", [False, True])
+def test_four_stages_drop_borders_as_the_official_code_does(pyramid: bool) -> None:
+    backbone = randomise(GFNet("mini", image_size=80, pyramid=pyramid)).eval()
+    x = torch.randn(1, 3, 83, 81)
+    with torch.no_grad():
+        maps = backbone(x)
+        assert [feature.shape[2:] for feature in maps] == [
+            (n, n) for n in (20, 10, 5, 2)
+        ]
+        torch.testing.assert_close(backbone(x[:, :, :80, :80]), maps)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (33, 47), (75, 106)])
+def test_one_stride_makes_a_pyramid(size: tuple[int, int]) -> None:
+    backbone = randomise(GFNet(ISOTROPIC, image_size=64))
+    maps = backbone(torch.randn(2, 3, *size))
+    for index, feature in enumerate(maps):
+        channels, stride = backbone.out_channels[index], 4 * 2**index
+        assert feature.shape == (2, channels, *(-(-side // stride) for side in size))
+    assert backbone.out_channels == [4, 8, 16, 16]
+    sum(feature.square().mean() for feature in maps).backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_cases_may_end_stages_anywhere() -> None:
+    config = {
+        "variant": "isotropic",
+        "patch_size": 8,
+        "embed_dim": 16,
+        "depth": 6,
+        "mlp_ratio": 4,
+        "norm_eps": 1e-6,
+        "gelu": "erf",
+        "layer_scale": False,
+    }
+    for ends, depths in ((None, (1, 2, 1, 2)), ([2, 3, 5, 6], (2, 1, 2, 1))):
+        arguments = GFNet.arguments_from_reference(
+            {**config, "stage_ends": ends}, (40, 40)
+        )
+        backbone = GFNet(**arguments)
+        assert backbone.depths == depths
+        assert backbone.grid_size == (5, 5)
+        assert backbone.stages[0].blocks[0].gamma is None
 
 
 @pytest.mark.parametrize(
@@ -159,6 +254,7 @@ def test_weights_of_another_training_size_are_resampled_on_load(tmp_path: Path) 
         ({"filter_resize": "nearest"}, "nearest"),
         ({"layer_scale": -1.0}, "-1"),
         ({"image_size": 3}, "3"),
+        ({"image_size": 31}, "at least 32 pixels, got 31"),
         ({"arch": {**GFNet.arch_settings["ti"], "embed_dims": (8, 16, 8, 8)}}, "16"),
     ],
 )

@@ -128,6 +128,83 @@ def test_block_by_its_formula() -> None:
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_stochastic_depth_spares_the_convolution() -> None:
+    block = SpachBlock(
+        6,
+        mixer=nn.Linear(6, 6),
+        hidden_dim=10,
+        layer_scale=0.7,
+        norm_eps=1e-6,
+        drop_path_rate=0.5,
+    ).train()
+    x = torch.randn(64, 4, 5, 6)
+    convolved = x + block.cpe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    mixed = 2 * block.gamma * block.mixer(block.norm1(x))  # survivors count twice
+    with torch.no_grad():
+        out = block(x)
+        seen = set()
+        for mixer_kept in (0, 1):
+            y = convolved + mixer_kept * mixed
+            for mlp_kept in (0, 1):
+                expected = y + mlp_kept * 2 * block.mlp(block.norm2(y))
+                found = (out - expected).abs().amax((1, 2, 3)) < 1e-5
+                seen |= {
+                    (mixer_kept, mlp_kept, i) for i in found.nonzero()[:, 0].tolist()
+                }
+    assert {kept[2] for kept in seen} == set(range(64))
+    assert {kept[:2] for kept in seen} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("stem_type", ["conv1", "conv4"])
+@pytest.mark.parametrize("size", [(64, 96), (33, 47), (75, 106)])
+def test_one_stride_makes_a_pyramid(size: tuple[int, int], stem_type: str) -> None:
+    arch = {
+        **SPACH.mini_arch,
+        "embed_dims": (16,) * 4,
+        "net_arch": ((("mlp", 1),), (("attn", 1),), (("pass", 1),), (("mlp", 1),)),
+        "patch_size": 16,
+        "stem_type": stem_type,
+        "multi_stage": False,
+    }
+    backbone = SPACH(arch, image_size=64)
+    randomise(backbone)
+    maps = backbone(torch.randn(2, 3, *size))
+    for index, feature in enumerate(maps):
+        channels, stride = backbone.out_channels[index], 4 * 2**index
+        assert feature.shape == (2, channels, *(-(-side // stride) for side in size))
+    sum(feature.square().mean() for feature in maps).backward()
+    for name, parameter in backbone.named_parameters():
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("count", "depths"), [(3, (0, 1, 1, 1)), (5, (1, 1, 1, 2)), (6, (1, 2, 1, 2))]
+)
+def test_single_stages_are_tapped_after_quarters(
+    count: int, depths: tuple[int, ...]
+) -> None:
+    config = {
+        "multi_stage": False,
+        "embed_dims": [12],
+        "num_heads": 2,
+        "depths": [count],
+        "net_arch": [["attn", count - 1], ["pass", 1]],
+        "mlp_ratios": [2.0],
+        "token_ratio": 0.5,
+        "patch_size": 8,
+        "stem_type": "conv1",
+        "train_size": 48,
+        "token_grid": [6],
+    }
+    arguments = SPACH.arguments_from_reference(config, (48, 48))
+    backbone = SPACH(**arguments, pyramid=False)
+    assert backbone.depths == depths
+    maps = backbone(torch.randn(1, 3, 48, 40))
+    assert [feature.shape for feature in maps] == [(1, 12, 6, 5)] * 4
+    mixers = [block.mixer for stage in backbone.stages for block in stage.blocks]
+    assert [mixer is None for mixer in mixers] == [False] * (count - 1) + [True]
+
+
 def test_merge_norms_the_whole_map() -> None:
     merge = PatchMerge(4, 6, norm_eps=1e-5)
     x = 3 + torch.randn(2, 8, 6, 4)
@@ -201,6 +278,7 @@ def test_four_stages_drop_borders_as_the_official_code_does(
     ("options", "words"),
     [
         ({"attention_window": 0}, "0"),
+        ({"arch": "ms_xxs_mlp", "image_size": 32}, "0.5 of the 1 tokens of stage 3"),
         ({"arch": {**SPACH.mini_arch, "stem_type": "conv2"}}, "conv2"),
         ({"arch": {**SPACH.mini_arch, "net_arch": ((("mean", 1),),) * 4}}, "mean"),
         ({"arch": {**SPACH.mini_arch, "net_arch": ((("mlp", 0),),) * 4}}, "0"),

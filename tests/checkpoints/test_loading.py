@@ -2,8 +2,10 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -61,6 +63,31 @@ def test_file_forms(form: str, case, official, classifier, tmp_path: Path) -> No
     torch.testing.assert_close(
         model(case.input), case.expected["out.logits"], rtol=0, atol=1e-5
     )
+
+
+def test_configurations_of_yacs_do_not_stand_in_the_way(
+    case, official, classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swin-style scripts pickle theirs, nested; yacs need not be installed to read."""
+    package, module = ModuleType("yacs"), ModuleType("yacs.config")
+
+    class CfgNode(dict):
+        def __init__(self, init: dict | None = None) -> None:
+            super().__init__(init or {})
+            self.__dict__["__immutable__"] = True
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    module.CfgNode = CfgNode
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "yacs", package)
+        patch.setitem(sys.modules, "yacs.config", module)
+        config = CfgNode({"MODEL": CfgNode({"DEPTHS": [2, 2]}), "SEED": 0})
+        torch.save({"model": official, "config": config}, tmp_path / "w.pth")
+    model = classifier()
+    load_pretrained(model, tmp_path / "w.pth")
+    with torch.no_grad():
+        difference = model(case.input) - case.expected["out.logits"]
+    assert difference.abs().max() < 1e-5
 
 
 def test_backbone_by_init_cfg(case, official, tmp_path: Path, said) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mlp_backbones.models import get_family
 from mlp_backbones.testing.configs import (
     find_config_dir,
     find_configs,
@@ -15,9 +16,9 @@ CONFIG_DIR = find_config_dir()
 
 
 def _representatives(paths: list[Path]) -> set[Path]:
-    """The first config of each family, head and data set, and all for digit scenes."""
+    """The first size of each family, head and data set, and all for digit scenes."""
     first: dict[tuple, Path] = {}
-    for path in paths:
+    for path in sorted(paths, key=_place_in_table):
         try:
             name = parse_config_name(path)
         except ValueError:
@@ -26,6 +27,18 @@ def _representatives(paths: list[Path]) -> set[Path]:
             key = (name.family, name.head, name.dataset)
         first.setdefault(key, path)
     return set(first.values())
+
+
+def _place_in_table(path: Path) -> int:
+    """Say which size of its family's table a config has; a size of its own is last."""
+    try:
+        name = parse_config_name(path)
+    except ValueError:
+        return 0
+    sizes = [
+        arch.replace("_", "-") for arch in get_family(path.parent.name).arch_settings
+    ]
+    return sizes.index(name.size) if name.size in sizes else len(sizes)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -4,13 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlp_backbones.layers import ChannelMLP
-from mlp_backbones.layers.map_norm import (
-    MapNormBlock,
-    MapNormConvEmbed,
-    apply_norm,
-    norm_samples,
-)
+from mlp_backbones.layers import ChannelMLP, MixerBlock, NormedConvEmbed, apply_norm
+from mlp_backbones.layers.map_norm import norm_samples
 
 
 def _randomised(norm: nn.Module) -> nn.Module:
@@ -64,7 +59,7 @@ def test_samples_keep_their_precision_in_half() -> None:
 
 
 def test_block_and_embedding_use_it() -> None:
-    block = MapNormBlock(
+    block = MixerBlock(
         norm1=_randomised(nn.BatchNorm2d(6)),
         mixer=nn.Identity(),
         norm2=_randomised(nn.GroupNorm(1, 6)),
@@ -77,7 +72,7 @@ def test_block_and_embedding_use_it() -> None:
     block.train()
     torch.testing.assert_close(block(x), y)
 
-    embed = MapNormConvEmbed(
+    embed = NormedConvEmbed(
         6, 8, norm=_randomised(nn.BatchNorm2d(8)), kernel_size=3, stride=2, padding=1
     )
     expected = embed.norm(embed.proj(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)

@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/image-classifier.py",
+    "../_base_/datasets/imagenet_bs128_224.py",
+    "../_base_/schedules/imagenet_bs1024_adamw_300e_swin.py",
+    "../_base_/default_runtime_cls.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.CSMixer",
+        arch="b",
+        drop_path_rate=0.3,
+    ),
+    head=dict(in_channels=768),
+)

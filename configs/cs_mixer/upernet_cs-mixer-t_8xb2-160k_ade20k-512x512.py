@@ -1,0 +1,18 @@
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+train_dataloader = dict(batch_size=2)
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.CSMixer",
+        arch="t",
+        global_grouping="fixed",
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
+)

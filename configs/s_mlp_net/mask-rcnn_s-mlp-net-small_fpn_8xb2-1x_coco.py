@@ -1,0 +1,18 @@
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/default_runtime_det.py",
+]
+
+sync_bn = "torch"  # batch norms, in distributed training
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.SMLPNet",
+        arch="small",
+        shift_windows=True,
+        drop_path_rate=0.2,
+        init_cfg=dict(type="Pretrained", checkpoint="official"),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

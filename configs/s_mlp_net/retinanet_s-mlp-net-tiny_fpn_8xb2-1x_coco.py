@@ -1,0 +1,16 @@
+_base_ = [
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/default_runtime_det.py",
+]
+
+sync_bn = "torch"  # batch norms, in distributed training
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.SMLPNet",
+        arch="tiny",
+        shift_windows=True,
+    ),
+    neck=dict(in_channels=[160, 320, 640]),
+)
