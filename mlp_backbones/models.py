@@ -25,10 +25,12 @@ __all__ = [
 class _LinearHead(nn.Module):
     """A linear layer named as mmpretrain names it."""
 
-    def __init__(self, dim: int, num_classes: int) -> None:
+    def __init__(self, dim: int, num_classes: int, *, zero: bool) -> None:
         super().__init__()
         self.fc = nn.Linear(dim, num_classes)
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
+        if zero:
+            nn.init.zeros_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +59,7 @@ class Classifier(nn.Module):
             self.neck = PooledNorm(backbone.build_out_norm(dim))
         else:
             self.neck = PooledNorm(nn.Identity())
-        self.head = _LinearHead(dim, num_classes)
+        self.head = _LinearHead(dim, num_classes, zero=backbone.zero_head)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, classes)."""
@@ -86,7 +88,9 @@ def families() -> dict[str, type[MLPBackbone]]:
     return {
         cls.family: cls
         for cls in sorted(classes, key=lambda cls: cls.__name__)
-        if isinstance(cls, type) and issubclass(cls, MLPBackbone)
+        if isinstance(cls, type)
+        and issubclass(cls, MLPBackbone)
+        and "family" in vars(cls)  # a user's subclass does not take its parent's place
     }
 
 

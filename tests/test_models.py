@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mlp_backbones
+from mlp_backbones.models import Classifier, families
 
 
 def test_importing_is_silent_and_needs_nothing() -> None:
@@ -78,3 +79,13 @@ def test_unknown_attribute() -> None:
     with pytest.raises(AttributeError, match="nothing_here"):
         mlp_backbones.nothing_here  # noqa: B018
     assert "get_model" in dir(mlp_backbones)
+
+
+def test_heads_start_at_zero_where_the_official_ones_do() -> None:
+    zero = {name for name, cls in families().items() if cls.zero_head}
+    assert zero == {"g_mlp", "mlp_mixer", "spach"}  # their fact sheets say so
+    for family, cls in families().items():
+        backbone = cls("mini", out_indices=(-1,), **cls.classifier_arguments)
+        head = Classifier(backbone, 5).head.fc
+        assert bool((head.weight == 0).all()) is (family in zero)
+        assert (head.bias == 0).all()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     MixerBlock,
     NormedConvEmbed,
@@ -106,14 +107,14 @@ class AxialShiftMixer(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.proj_in = nn.Linear(dim, dim, bias=bias)
+        self.proj_in = ChannelLinear(dim, dim, bias=bias)
         self.norm_in = nn.GroupNorm(1, dim, eps=norm_eps)
         self.shift_horizontal = AxialShift(dim, axis=2, shift_size=shift_size)
         self.shift_vertical = AxialShift(dim, axis=1, shift_size=shift_size)
-        self.horizontal = nn.Linear(dim, dim, bias=bias)
-        self.vertical = nn.Linear(dim, dim, bias=bias)
+        self.horizontal = ChannelLinear(dim, dim, bias=bias)
+        self.vertical = ChannelLinear(dim, dim, bias=bias)
         self.norm_out = nn.GroupNorm(1, dim, eps=norm_eps)
-        self.proj_out = nn.Linear(dim, dim, bias=bias)
+        self.proj_out = ChannelLinear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -149,7 +150,7 @@ class PatchMerging(nn.Module):
     def __init__(self, in_channels: int, dim: int, *, norm_eps: float = 1e-5) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(1, 4 * in_channels, eps=norm_eps)
-        self.reduction = nn.Linear(4 * in_channels, dim, bias=False)
+        self.reduction = ChannelLinear(4 * in_channels, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), C')."""

@@ -144,6 +144,9 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     norm_after_pool: ClassVar[bool] = False
     """Whether the classifier averages the last map first and norms it then."""
 
+    zero_head: ClassVar[bool] = False
+    """Whether the official classifier starts with all weights at zero."""
+
     grid_modes: ClassVar[tuple[str, ...]] = ()
     """How mixing weights that belong to a token grid run on others; default first."""
 

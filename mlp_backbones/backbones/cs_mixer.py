@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.base import MIN_INPUT_SIZE, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     MixerBlock,
     recomputed,
@@ -164,10 +165,10 @@ class GroupMixer(nn.Module):
         # head, input, output: vectors are rows and stand in front of the matrix
         self.weight = nn.Parameter(torch.empty(num_heads, length, length))
         self.bias = nn.Parameter(torch.empty(num_heads, length))
-        self.value = nn.Linear(dim, dim)
-        self.squeeze = nn.Linear(dim, num_heads * reduced_dim)
-        self.expand = nn.Linear(num_heads * reduced_dim, dim)
-        self.proj = nn.Linear(dim, dim)
+        self.value = ChannelLinear(dim, dim)
+        self.squeeze = ChannelLinear(dim, num_heads * reduced_dim)
+        self.expand = ChannelLinear(num_heads * reduced_dim, dim)
+        self.proj = ChannelLinear(dim, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     ConvEmbed,
     MixerBlock,
     SplitAttention,
     blend,
+    channel_linear,
     recomputed,
 )
 from mlp_backbones.ops import axial_shift, shift_taps
@@ -64,7 +66,8 @@ class CycleFC(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); cells outside the map count as 0."""
-        return super().forward(axial_shift(x, self.taps, self.axis))
+        shifted = axial_shift(x, self.taps, self.axis)
+        return channel_linear(shifted, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Show axis and cycle beside the sizes."""
@@ -96,9 +99,9 @@ class CycleMixer(nn.Module):
         self.recompute = recompute
         self.horizontal = CycleFC(dim, axis=2, cycle=cycle)
         self.vertical = CycleFC(dim, axis=1, cycle=cycle)
-        self.channel = nn.Linear(dim, dim, bias=qkv_bias)
+        self.channel = ChannelLinear(dim, dim, bias=qkv_bias)
         self.reweight = SplitAttention(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = ChannelLinear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlp_backbones.backbones.axial import AxialBackbone, name_stages
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import AxialMixer, resize_axis
+from mlp_backbones.layers import AxialMixer, ChannelLinear, channel_linear, resize_axis
 from mlp_backbones.registry import MODELS
 
 
@@ -38,9 +37,9 @@ class DynamicMix(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.length = length
-        self.compress = nn.Linear(dim, num_heads * reduced_dim)
+        self.compress = ChannelLinear(dim, num_heads * reduced_dim)
         self.generate = nn.Linear(length * reduced_dim, length * length)
-        self.out = nn.Linear(dim, dim)
+        self.out = ChannelLinear(dim, dim)
 
     def forward(
         self, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
@@ -72,7 +71,7 @@ class DynamicMix(nn.Module):
             one to that of the last, over which real tokens' sum up to 1.
         """
         reduced = self.compress(x).unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
-        logits = F.linear(reduced.flatten(3), weight, bias)
+        logits = channel_linear(reduced.flatten(3), weight, bias)
         logits = logits.unflatten(-1, (x.shape[2], -1))  # (B, number, heads, L, L)
         if mask is not None:
             # lines without any real token are mixed, or they would divide 0 by 0

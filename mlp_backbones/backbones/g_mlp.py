@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ConvEmbed, DropPath, TokenLinear, init_lecun_normal
+from mlp_backbones.layers import (
+    ChannelLinear,
+    ConvEmbed,
+    DropPath,
+    TokenLinear,
+    init_lecun_normal,
+)
 from mlp_backbones.registry import MODELS
 
 
@@ -58,10 +64,10 @@ class GatedMLP(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, gate: SpatialGate) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = ChannelLinear(dim, hidden_dim)
         self.act = nn.GELU()
         self.gate = gate
-        self.fc2 = nn.Linear(hidden_dim // 2, dim)
+        self.fc2 = ChannelLinear(hidden_dim // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -143,6 +149,7 @@ class GMLP(IsotropicGridBackbone):
         "patch_size": 16,
         "mlp_ratio": 6,
     }
+    zero_head = True
     official_names: ClassVar[dict[str, str]] = {
         name: f"gmlp_{name}_224" for name in ("ti16", "s16", "b16")
     }

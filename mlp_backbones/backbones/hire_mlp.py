@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     MixerBlock,
     NormedConvEmbed,
@@ -126,9 +127,9 @@ class HireMixer(nn.Module):
             )
             for axis in (1, 2)
         )
-        self.channel = nn.Linear(dim, dim)
+        self.channel = ChannelLinear(dim, dim)
         self.reweight = SplitAttention(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = ChannelLinear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""

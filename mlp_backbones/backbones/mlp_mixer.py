@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     ConvEmbed,
     GatedActivation,
@@ -39,7 +40,7 @@ class GatedChannelMLP(ChannelMLP):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__(dim, hidden_dim)
         self.act = GatedActivation(-1)  # type: ignore[assignment]
-        self.fc2 = nn.Linear(hidden_dim // 2, dim)
+        self.fc2 = ChannelLinear(hidden_dim // 2, dim)
 
 
 def _from_flax(weights: dict[str, Tensor], _: Any) -> dict[str, Tensor]:
@@ -135,6 +136,7 @@ class MlpMixer(IsotropicGridBackbone):
         "channels_mlp_dim": 96,
         "gated": False,
     }
+    zero_head = True
     official_names: ClassVar[dict[str, str]] = {
         name: f"{name}_224" if name.startswith("gmixer") else f"mixer_{name}"
         for name in arch_settings

@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones.resampled import ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import Affine, ChannelMLP, MixerBlock, NormedConvEmbed
+from mlp_backbones.layers import (
+    Affine,
+    ChannelLinear,
+    ChannelMLP,
+    MixerBlock,
+    NormedConvEmbed,
+)
 from mlp_backbones.ops import spatial_shift
 from mlp_backbones.registry import MODELS
 
@@ -33,9 +39,9 @@ class SpatialShiftMixer(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, dim)
+        self.fc1 = ChannelLinear(dim, dim)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(dim, dim)
+        self.fc2 = ChannelLinear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""

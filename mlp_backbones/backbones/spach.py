@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.resampled import ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     DropPath,
     TokenMLP,
@@ -115,7 +116,7 @@ class TokenAttention(nn.Module):
         self.num_heads = num_heads
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = ChannelLinear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
@@ -329,6 +330,7 @@ class SPACH(ResampledBackbone):
         "stem_type": "conv1",
         "multi_stage": True,
     }
+    zero_head = True
     official_names: ClassVar[dict[str, str]] = {
         name: re.sub(
             r"^(.*)_(conv|mlp|attn|hybrid|hybrid_plus)$",

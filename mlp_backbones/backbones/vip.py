@@ -8,12 +8,11 @@ the code is written anew.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlp_backbones.backbones.axial import AxialBackbone, name_stages
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import AxialMixer, resize_axis
+from mlp_backbones.layers import AxialMixer, channel_linear, resize_axis
 from mlp_backbones.registry import MODELS
 
 
@@ -51,12 +50,14 @@ class PermuteMixer(AxialMixer):
     def mix_lines(
         self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Map (B, H, W, C) to two maps (B, H, W, G, C / G)."""
+        """Map (B, H, W, C) to two maps (B, H, W, C)."""
         half = len(weights) // 2
         x = x.unflatten(-1, (self.num_segments, -1))  # (B, H, W, G, C / G)
         columns = _mix(x.permute(0, 2, 3, 1, 4), *weights[:half])  # (B, W, G, H, C / G)
-        rows = _mix(x.permute(0, 1, 3, 2, 4), *weights[half:])  # (B, H, G, W, C / G)
-        return columns.permute(0, 3, 1, 2, 4), rows.permute(0, 1, 3, 2, 4)
+        columns = columns.permute(0, 3, 1, 2, 4).flatten(3)
+        rows = _mix(x.transpose(2, 3), *weights[half:])  # (B, H, G, W, C / G)
+        rows = rows.transpose(2, 3).flatten(3)
+        return columns, rows
 
     def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return weight and bias, if any, of the columns, then those of the rows.
@@ -80,7 +81,7 @@ class PermuteMixer(AxialMixer):
 
 def _mix(lines: Tensor, *weights: Tensor) -> Tensor:
     """Pass lines (..., L, S) through a linear layer on their L * S numbers."""
-    return F.linear(lines.flatten(-2), *weights).view(lines.shape)
+    return channel_linear(lines.flatten(-2), *weights).unflatten(-1, lines.shape[-2:])
 
 
 @MODELS.register_module()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones.base import MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
+    ChannelLinear,
     ChannelMLP,
     MixerBlock,
     NormedConvEmbed,
@@ -45,7 +46,7 @@ class PhaseEstimator(nn.Module):
     def __init__(self, dim: int, *, kind: str, norm_eps: float) -> None:
         super().__init__()
         if kind == "pointwise":
-            self.fc = nn.Linear(dim, dim)
+            self.fc = ChannelLinear(dim, dim)
         else:
             self.fc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.norm = nn.BatchNorm2d(dim, eps=norm_eps)
@@ -121,15 +122,15 @@ class PhaseAwareMixer(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.amplitude_h = nn.Linear(dim, dim, bias=qkv_bias)
-        self.amplitude_w = nn.Linear(dim, dim, bias=qkv_bias)
+        self.amplitude_h = ChannelLinear(dim, dim, bias=qkv_bias)
+        self.amplitude_w = ChannelLinear(dim, dim, bias=qkv_bias)
         self.phase_h = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
         self.phase_w = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
         self.mix_h = WaveMix(dim, axis=2, window=window)  # "h" for horizontal
         self.mix_w = WaveMix(dim, axis=1, window=window)
-        self.channel = nn.Linear(dim, dim, bias=qkv_bias)
+        self.channel = ChannelLinear(dim, dim, bias=qkv_bias)
         self.reweight = SplitAttention(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = ChannelLinear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""

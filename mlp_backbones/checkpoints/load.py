@@ -81,14 +81,8 @@ def load_pretrained(
 
     fresh = {key for key in expected if head_dropped and key.startswith("head.")}
     if not is_classifier:  # whole norms of a pyramid start fresh, never half of one
-        fresh |= {
-            key
-            for key in expected
-            if key.startswith("out_norms.")
-            and not any(name.startswith(key.rsplit(".", 1)[0]) for name in named)
-        }
-    if not any(key.startswith("resamplers.") for key in named):
-        fresh |= {key for key in expected if key.startswith("resamplers.")}
+        fresh |= _of_new_levels("out_norms", named, expected)
+    fresh |= _of_new_levels("resamplers", named, expected)
     for key in expected.keys() & named.keys():
         named[key] = _squeeze_like(named[key], expected[key])
     _compare(named, expected, fresh, f"{source} does not fit {_describe(backbone)}")
@@ -237,6 +231,19 @@ def _fit_stages(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> No
         notes.append(f"stages behind number {built - 1} are left aside")
     for key in surplus:
         del named[key]
+
+
+def _of_new_levels(
+    part: str, named: Iterable[str], expected: Iterable[str]
+) -> set[str]:
+    """Return the keys of a part's levels of which the file holds nothing."""
+    pattern = re.compile(rf"{part}\.\d+\.")
+    held = {match[0] for key in named if (match := pattern.match(key))}
+    return {
+        key
+        for key in expected
+        if (match := pattern.match(key)) and match[0] not in held
+    }
 
 
 def _fit_resamplers(

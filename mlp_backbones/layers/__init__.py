@@ -3,6 +3,7 @@
 from mlp_backbones.layers.affine import Affine
 from mlp_backbones.layers.axial_mix import AxialMixer
 from mlp_backbones.layers.block import MixerBlock
+from mlp_backbones.layers.channel_linear import ChannelLinear, channel_linear
 from mlp_backbones.layers.drop_path import DropPath
 from mlp_backbones.layers.fold import fold_batch_norm
 from mlp_backbones.layers.grid import (
@@ -34,6 +35,7 @@ __all__ = [
     "Affine",
     "AxialMixer",
     "CachingModule",
+    "ChannelLinear",
     "ChannelMLP",
     "ConvEmbed",
     "DropPath",
@@ -48,6 +50,7 @@ __all__ = [
     "TokenMLP",
     "apply_norm",
     "blend",
+    "channel_linear",
     "fold_batch_norm",
     "init_lecun_normal",
     "join_windows",

@@ -3,8 +3,9 @@
 from abc import abstractmethod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from mlp_backbones.layers.channel_linear import ChannelLinear
 from mlp_backbones.layers.grid import GridMixer
 from mlp_backbones.layers.split_attention import SplitAttention, blend
 
@@ -23,9 +24,9 @@ class AxialMixer(GridMixer):
 
     def __init__(self, dim: int, *, qkv_bias: bool, **options: Any) -> None:
         super().__init__(**options)
-        self.channel = nn.Linear(dim, dim, bias=qkv_bias)
+        self.channel = ChannelLinear(dim, dim, bias=qkv_bias)
         self.reweight = SplitAttention(dim)
-        self.proj = nn.Linear(dim, dim)
+        self.proj = ChannelLinear(dim, dim)
 
     @abstractmethod
     def mix_lines(
@@ -39,8 +40,7 @@ class AxialMixer(GridMixer):
             mask: As in :meth:`GridMixer.mix`.
 
         Returns:
-            Both mixed maps, (B, H, W, ...): the channels may be split into several
-            dimensions, and lie in memory as they come.
+            Both mixed maps, (B, H, W, C).
         """
 
     def mix(
@@ -50,20 +50,17 @@ class AxialMixer(GridMixer):
         if mask is not None:
             x = x.masked_fill(~mask, 0)
         height, width = self.mix_lines(x, weights, mask)
-        channel = self.channel(x).view(height.shape)
-        pooled = sum(_mean(branch, mask) for branch in (height, width, channel))
-        attention = self.reweight.weigh_pooled(pooled.flatten(3))  # type: ignore[union-attr]
-        attention = attention.view(-1, *pooled.shape)  # type: ignore[union-attr]
-        # the first branch decides how the sum lies in memory: the channels' lies well
-        blended = blend((channel, width, height), attention.flip(0))
-        return self.proj(blended.flatten(3))
+        channel = self.channel(x)
+        pooled = _mean(height, mask) + _mean(width, mask) + _mean(channel, mask)
+        attention = self.reweight.weigh_pooled(pooled)
+        # the first branch decides how the sum lies in memory: columns may lie turned
+        return self.proj(blend((channel, width, height), attention.flip(0)))
 
 
 def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Average maps (B, H, W, ...) over their real tokens, (B, 1, 1, ...)."""
+    """Average maps (B, H, W, C) over their real tokens, (B, 1, 1, C)."""
     if mask is None:
         return x.mean((1, 2), keepdim=True)
-    mask = mask.reshape(mask.shape[:3] + (1,) * (x.ndim - 3))  # (B, H, W, 1, ...)
     # means, because sums over a map may leave the range of half precision
     share = mask.float().mean((1, 2), keepdim=True).to(x.dtype)
     return x.masked_fill(~mask, 0).mean((1, 2), keepdim=True) / share

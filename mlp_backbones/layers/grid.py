@@ -28,20 +28,26 @@ class WeightCache:
 
     def __init__(self, size: int = _MAX_CACHED_GRIDS) -> None:
         self.size = size
-        self._values: OrderedDict[Hashable, tuple[Hashable, Any]] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[Any, Any, Any]] = OrderedDict()
 
     def get(self, module: nn.Module, key: Hashable, compute: Callable[[], Any]) -> Any:
         """Return ``compute()``, or what it gave the last time for these weights."""
         if module.training or torch.is_grad_enabled() or is_compiling():
             return compute()
-        state = tuple(_state(parameter) for parameter in module.parameters())
-        kept = self._values.get(key)
-        if kept is None or kept[0] != state:
-            self._values[key] = (state, compute())
-        self._values.move_to_end(key)
+        # aliases keep the memory of the weights: else a new tensor at the same address
+        # would pass for the old one
+        weights = [parameter.detach() for parameter in module.parameters()]
+        state = [_state(weight) for weight in weights]
+        if not state or None in state:  # replicas of DataParallel own no parameters
+            return compute()
+        # other threads may use this module: nothing is looked up twice
+        _, known, value = self._values.pop(key, (None, None, None))
+        if known != state:
+            value = compute()
+        self._values[key] = (weights, state, value)
         while len(self._values) > self.size:
             self._values.popitem(last=False)
-        return self._values[key][1]
+        return value
 
     def clear(self) -> None:
         """Forget everything."""
@@ -57,9 +63,15 @@ class WeightCache:
         self.__init__(state["size"])  # type: ignore[misc]
 
 
-def _state(parameter: Tensor) -> Hashable:
-    version = -1 if parameter.is_inference() else parameter._version
-    return parameter.data_ptr(), version, parameter.dtype, parameter.device
+def _state(weight: Tensor) -> Hashable | None:
+    """Return what changes with a weight, or None where nothing tells."""
+    if weight.is_inference():  # changes in place are not counted
+        return None
+    try:
+        address = weight.data_ptr()
+    except RuntimeError:  # under vmap there is none
+        return None
+    return address, weight._version, weight.dtype, weight.device
 
 
 class CachingModule(nn.Module):

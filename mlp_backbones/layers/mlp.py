@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from mlp_backbones.layers.channel_linear import ChannelLinear
+
 
 class ChannelMLP(nn.Module):
     """Two linear layers over the last dimension with a GELU between them.
@@ -14,9 +16,9 @@ class ChannelMLP(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int, *, gelu: str = "none") -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = ChannelLinear(dim, hidden_dim)
         self.act = nn.GELU(approximate=gelu)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = ChannelLinear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""

@@ -48,6 +48,11 @@ def test_levels_are_the_taps_resampled(family: str) -> None:
             pooled = F.max_pool2d(stage.permute(0, 3, 1, 2), size)
             expected = backbone.out_norms[str(index)](pooled.permute(0, 2, 3, 1))
             torch.testing.assert_close(maps[index], expected.permute(0, 3, 1, 2))
+        else:
+            with torch.no_grad():
+                raised = backbone.resamplers[str(index)](stage)
+                expected = backbone.out_norms[str(index)](raised).permute(0, 3, 1, 2)
+            torch.testing.assert_close(maps[index], expected)
 
 
 def test_finer_levels_are_taken_no_later_than_coarser_ones(family: str) -> None:
@@ -111,6 +116,22 @@ def test_official_patches_are_resampled_on_load(family: str, tmp_path: Path) -> 
     load_pretrained(again, file)
     for key, weight in again.state_dict().items():
         assert torch.equal(loaded[key], weight), key
+
+
+def test_levels_added_later_start_fresh(family: str, tmp_path: Path) -> None:
+    """A detector of strides 8 to 32 lends its weights to a segmentor of 4 to 32."""
+    detector = build(family, out_indices=(1, 2, 3))
+    torch.save(detector.state_dict(), tmp_path / "w.pth")
+    segmentor = build(family)
+    with torch.no_grad():
+        for parameter in segmentor.parameters():
+            parameter.zero_()
+    load_pretrained(segmentor, tmp_path / "w.pth")
+    loaded = segmentor.state_dict()
+    for key, weight in detector.state_dict().items():
+        assert torch.equal(loaded[key], weight), key
+    for key in loaded.keys() - detector.state_dict().keys():
+        assert key.startswith(("resamplers.0.", "out_norms.0.")), key
 
 
 def test_impossible_patches_are_named(family: str) -> None:

@@ -114,11 +114,9 @@ def test_maps_of_one_value_keep_their_response_at_twice_the_size() -> None:
         large, _ = mixer.mix_lines(
             token.expand(1, 8, 4, 8), mixer.weights_for((8, 4)), None
         )
-    column = small[0, :, 0].flatten(1).T[None]  # (1, C, H)
+    column = small[0, :, 0].T[None]  # (1, C, H)
     expected = F.interpolate(column, 8, mode="linear", align_corners=False)
-    torch.testing.assert_close(
-        large[0, :, 0].flatten(1), expected[0].T, rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(large[0, :, 0], expected[0].T, rtol=1e-5, atol=1e-5)
 
 
 def test_one_switch_is_for_the_bias_of_three_layers() -> None:
