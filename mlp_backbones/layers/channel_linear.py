@@ -23,13 +23,13 @@ def channel_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         The map, (..., C_out).
     """
     if (
-        x.ndim != 4
+        is_compiling()  # first: compilers cannot look into what follows
+        or torch.onnx.is_in_onnx_export()
+        or x.ndim != 4
         or x.device.type != "cpu"
         or x.dtype != torch.float32
         or weight.dtype != torch.float32
         or not torch.backends.mkldnn.is_available()
-        or is_compiling()
-        or torch.onnx.is_in_onnx_export()
     ):
         return F.linear(x, weight, bias)
     # a dilation is without effect on one tap, but without it PyTorch leaves oneDNN
