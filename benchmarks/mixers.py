@@ -23,6 +23,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 from timing import describe_machine, time_forms
 
+from mlp_backbones.layers import ChannelLinear
+
 FOLDER = Path(__file__).parent / "mixers"
 FORMS = ("ours", "plain")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,6 +42,9 @@ def load_forms(family: str) -> dict[str, nn.Module]:
     forms = module.forms()
     if set(forms) != set(FORMS):
         raise ValueError(f"{file} must build the forms {FORMS}, got {tuple(forms)}")
+    for layer in forms["plain"].modules():
+        if type(layer) is ChannelLinear:  # the same layer without our choice of kernel
+            layer.__class__ = nn.Linear
     randomise(forms)  # or layer scales near zero would hide what the mixers do
     return forms
 

@@ -21,6 +21,7 @@ from mlp_backbones.backbones.as_mlp import (
 )
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
 from mlp_backbones.layers import apply_norm
+from mlp_backbones.models import Classifier
 
 ARCH = {"embed_dims": (8, 12, 16, 20), "depths": (1, 2, 1, 1)}
 
@@ -191,6 +192,19 @@ def test_shift_size_is_recorded_with_a_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(other, file, strict=True)
     with pytest.raises(RuntimeError, match="shift_size=3, the model has 5"):
         other.load_state_dict(trained.state_dict())
+
+
+@pytest.mark.parametrize("form", ["plain", "state_dict"])
+def test_shift_size_of_a_file_is_compared(form: str, tmp_path: Path) -> None:
+    """By the way of init_cfg too, which goes through the strict loader."""
+    trained = Classifier(ASMLP(ARCH, shift_size=3, out_indices=(3,)), 7)
+    weights = trained.state_dict()
+    file = tmp_path / "epoch_1.pth"
+    torch.save(weights if form == "plain" else {"state_dict": weights}, file)
+    load_pretrained(ASMLP(ARCH, shift_size=3), file)
+    other = ASMLP(ARCH, init_cfg={"type": "Pretrained", "checkpoint": str(file)})
+    with pytest.raises(CheckpointError, match="shift_size=3, the model has 5"):
+        other.init_weights()
 
 
 def test_weights_of_the_authors_detectors(reference_dir: Path, tmp_path: Path) -> None:

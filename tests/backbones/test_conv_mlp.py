@@ -138,6 +138,14 @@ def test_the_last_relu_of_the_bottleneck_is_in_the_branch() -> None:
     assert block(x).min() < 0  # nothing follows the sum
 
 
+def test_an_odd_stem_begins_with_the_smaller_half() -> None:
+    backbone = ConvMLP({**ARCH, "embed_dims": (15, 32, 48, 64)})
+    assert backbone.stem.conv1.weight.shape == (7, 3, 3, 3)
+    assert backbone.stem.conv2.weight.shape == (7, 7, 3, 3)
+    assert backbone.stem.conv3.weight.shape == (15, 7, 3, 3)
+    assert backbone(torch.randn(2, 3, 33, 40))[0].shape == (2, 15, 9, 10)
+
+
 def test_stochastic_depth_starts_anew_in_every_stage() -> None:
     backbone = ConvMLP("s", drop_path_rate=0.1)
     rates = [
@@ -197,7 +205,7 @@ def test_batch_norms_can_be_synchronised_and_folded() -> None:
     ("options", "words"),
     [
         ({"taps": "neck"}, "neck"),
-        ({"arch": {**ARCH, "embed_dims": (15, 32, 48, 64)}}, "15"),
+        ({"arch": {**ARCH, "embed_dims": (1, 32, 48, 64)}}, r"\(1, 32, 48, 64\)"),
         ({"arch": {**ARCH, "mlp_ratios": (2, 2, 2, 2)}}, r"\(2, 2, 2, 2\)"),
     ],
 )

@@ -226,6 +226,22 @@ def test_initialisation_is_the_official_one() -> None:
     )
 
 
+def test_the_authors_switches_take_parts_away() -> None:
+    full = randomised(CSMixer(ARCH)).eval()
+    bare = CSMixer(ARCH, qkv_bias=False, patch_norm=False).eval()
+    gone = full.state_dict().keys() - bare.state_dict().keys()
+    biases = {key for key in full.state_dict() if key.endswith(".mixer.value.bias")}
+    assert len(biases) == 7
+    assert gone == biases | {"stem.norm.weight", "stem.norm.bias"}
+    bare.load_state_dict({k: v for k, v in full.state_dict().items() if k not in gone})
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for key in biases:
+            full.get_parameter(key).zero_()
+        full.stem.norm = nn.Identity()
+        torch.testing.assert_close(bare(x), full(x))
+
+
 def test_parameters_of_a_block_are_the_sheets() -> None:
     block = CSMixer("s", out_indices=(0,)).stages[0].blocks[0]
     assert sum(p.numel() for p in block.parameters()) == 211_464
@@ -247,6 +263,8 @@ def test_all_norms_have_the_frameworks_epsilon() -> None:
         ({"patch_sizes": (8, 16)}, r"\(8, 16\)"),
         ({"patch_sizes": (4, 7)}, r"\(4, 7\)"),
         ({"patch_sizes": ()}, "patch_sizes"),
+        ({"patch_norm": None}, "patch_norm.*None"),
+        ({"qkv_bias": 1}, "qkv_bias.*1"),
         ({"merge_sizes": ((2, 4), (2, 4))}, "merge_sizes"),
         ({"merge_sizes": ((2, 4), (2, 4), (2, 3))}, r"\(2, 3\)"),
         ({"patch_sizes": (4, 8, 16, 32, 64)}, "16 for 5 patch_sizes, got 8"),

@@ -150,6 +150,16 @@ def test_phases_are_taken_in_full_precision(training: bool) -> None:
     torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("kind", KINDS[::3], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_half_precision_train(kind: tuple, dtype: torch.dtype) -> None:
+    backbone = randomise(WaveMLP(arch(*kind))).to(dtype).train()
+    maps = backbone(torch.randn(2, 3, 64, 64, dtype=dtype))
+    assert {feature.dtype for feature in maps} == {dtype}
+    sum(feature.float().square().mean() for feature in maps).backward()
+    assert all(torch.isfinite(p.grad).all() for p in backbone.parameters())
+
+
 def test_every_size_has_batch_norms_in_its_phases() -> None:
     with torch.device("meta"):
         for name in WaveMLP.arch_settings:

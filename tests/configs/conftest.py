@@ -1,5 +1,6 @@
 """Every test that asks for `config_path` runs on every config of the folder."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,38 @@ def _place_in_table(path: Path) -> int:
     return sizes.index(name.size) if name.size in sizes else len(sizes)
 
 
+@cache
+def _distinct_pipelines() -> list[Path]:
+    """The first config of each model type with pipelines of its own."""
+    first: dict[str, Path] = {}
+    for path in find_configs(CONFIG_DIR):
+        config = Config.fromfile(path)
+        loaders = [config[f"{split}_dataloader"] for split in ("train", "val", "test")]
+        head = config.model.get("decode_head", {}).get("type")
+        kind = (
+            config.model.type,
+            head,
+            [loader.dataset.pipeline for loader in loaders],
+            config.get("tta_pipeline"),
+            config.get("tta_model"),
+        )
+        first.setdefault(repr(kind), path)
+    return list(first.values())
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Hand out configs: `config_path` all, `heavy_path` most of them marked slow."""
+    """Hand out configs.
+
+    `config_path` is all of them, `heavy_path` all with most marked slow, and
+    `pipeline_path` one for each set of pipelines.
+    """
     paths = find_configs(CONFIG_DIR)
     if "config_path" in metafunc.fixturenames:
         metafunc.parametrize("config_path", paths, ids=[path.stem for path in paths])
+    if "pipeline_path" in metafunc.fixturenames:
+        distinct = _distinct_pipelines()
+        ids = [path.stem for path in distinct]
+        metafunc.parametrize("pipeline_path", distinct, ids=ids)
     if "heavy_path" in metafunc.fixturenames:
         quick = _representatives(paths)
         metafunc.parametrize(
@@ -64,5 +92,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def config(request: pytest.FixtureRequest) -> Config:
     """Return the config that the test is about."""
-    names = {"config_path", "heavy_path"} & set(request.fixturenames)
+    paths = {"config_path", "heavy_path", "pipeline_path"}
+    names = paths & set(request.fixturenames)
     return Config.fromfile(request.getfixturevalue(names.pop()))

@@ -69,7 +69,7 @@ def seen():
 
 
 @pytest.mark.parametrize("key", PIPELINES)
-def test_pipeline_runs(config_path, config, key, files, seen):
+def test_pipeline_runs(pipeline_path, config, key, files, seen):
     task = TASKS[config.default_scope]
     pipeline = _pipeline(config, key)
     text = json.dumps([config.default_scope, pipeline], default=str)
@@ -96,12 +96,12 @@ def test_pipeline_runs(config_path, config, key, files, seen):
 
 
 @pytest.mark.parametrize("key", ["train_dataloader", "val_dataloader"])
-def test_bad_images_are_named(config_path, config, key):
+def test_bad_images_are_named(pipeline_path, config, key):
     """Training and validation read through the loader that says which file is bad."""
     assert config[key].dataset.pipeline[0] == {"type": "mlp_backbones.LoadImage"}
 
 
-def test_inferencers_find_their_loader(config_path, config):
+def test_inferencers_find_their_loader(pipeline_path, config):
     """OpenMMLab's inferencers look for this name in the test pipeline."""
     types = [step.type for step in config.test_dataloader.dataset.pipeline]
     assert types[0] == "LoadImageFromFile"
@@ -132,11 +132,11 @@ def test_classes_of_digit_scenes_are_those_of_the_maker():
 
 # mmseg says at each build that its loss averages over all pixels.
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
-def test_augmented_predictions_are_merged(heavy_path, config, files):
+def test_augmented_predictions_are_merged(pipeline_path, config, files):
     if "tta_model" not in config:
         assert config.model.type == "MaskRCNN"
         return
-    if "digit-scenes" not in heavy_path.stem:
+    if "digit-scenes" not in pipeline_path.stem:
         # The pyramid of scales is for GPUs; the flips are what needs a test.
         for steps in config.tta_pipeline[-1].transforms:
             if steps[0].type == "Resize":
