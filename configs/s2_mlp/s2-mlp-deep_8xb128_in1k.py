@@ -15,5 +15,3 @@ model = dict(
     ),
     head=dict(in_channels=384),
 )
-# To MMEngine a scale and an offset are no norm; they are spared as flat parameters.
-optim_wrapper = dict(paramwise_cfg=dict(flat_decay_mult=0.0))

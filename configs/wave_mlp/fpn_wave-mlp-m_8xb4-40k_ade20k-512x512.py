@@ -5,6 +5,7 @@ _base_ = [
     "../_base_/default_runtime_seg.py",
 ]
 
+sync_bn = "torch"  # batch norms, in distributed training
 optim_wrapper = dict(optimizer=dict(lr=1e-4))
 model = dict(
     backbone=dict(

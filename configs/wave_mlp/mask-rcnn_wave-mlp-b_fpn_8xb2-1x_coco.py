@@ -5,6 +5,7 @@ _base_ = [
     "../_base_/default_runtime_det.py",
 ]
 
+sync_bn = "torch"  # batch norms, in distributed training
 # No weights of this size have been published: give a checkpoint of your own ImageNet
 # training as model.backbone.init_cfg, see docs/recipes.md.
 model = dict(

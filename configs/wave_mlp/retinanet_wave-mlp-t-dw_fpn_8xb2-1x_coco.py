@@ -5,6 +5,7 @@ _base_ = [
     "../_base_/default_runtime_det.py",
 ]
 
+sync_bn = "torch"  # batch norms, in distributed training
 model = dict(
     backbone=dict(
         type="mlp_backbones.WaveMLP",

@@ -5,6 +5,7 @@ _base_ = [
     "../_base_/default_runtime_seg.py",
 ]
 
+sync_bn = "torch"  # batch norms, in distributed training
 train_dataloader = dict(batch_size=2)
 model = dict(
     backbone=dict(

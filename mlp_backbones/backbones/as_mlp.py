@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlp_backbones.backbones.base import MLPBackbone
-from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints import CheckpointError, CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -331,24 +331,43 @@ class ASMLP(MLPBackbone):
         fields = {key: value for key, value in config.items() if key != "embed_dim"}
         return super().arguments_from_reference(fields, input_size)
 
+    def apply_layout_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Compare what weights of this class were trained with.
+
+        Args:
+            arguments: ``shift_size``.
+
+        Returns:
+            Nothing that has changed.
+
+        Raises:
+            CheckpointError: If the size is not that of this model.
+        """
+        trained_with = arguments.get("shift_size", self.shift_size)
+        if trained_with != self.shift_size:
+            raise CheckpointError(
+                f"the weights of {type(self).__name__} were trained with "
+                f"shift_size={trained_with}, the model has {self.shift_size}"
+            )
+        return []
+
     def _save_to_state_dict(
         self, destination: Any, prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if prefix[:-1] in getattr(destination, "_metadata", {}):
-            destination._metadata[prefix[:-1]]["shift_size"] = self.shift_size
+        notes = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if notes is not None:
+            notes["layout_arguments"] = {"shift_size": self.shift_size}
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        trained_with = local_metadata.get("shift_size", self.shift_size)
-        if trained_with != self.shift_size:
+        try:
+            self.apply_layout_arguments(local_metadata.get("layout_arguments", {}))
+        except CheckpointError as error:
             error_messages = args[-1]
-            error_messages.append(
-                f"the weights of {prefix[:-1] or type(self).__name__} were trained "
-                f"with shift_size={trained_with}, the model has {self.shift_size}"
-            )
+            error_messages.append(str(error))
 
     def _init_module(self, module: nn.Module) -> None:
         """Keep torch's start: the release initialises its classifier's head alone."""

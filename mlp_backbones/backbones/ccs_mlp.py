@@ -316,6 +316,8 @@ class CCSMLP(IsotropicGridBackbone):
         with_cp: bool = False,
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
+        if isinstance(init_scale, bool) or not isinstance(init_scale, int | float):
+            raise TypeError(f"init_scale must be a number, got {init_scale!r}")
         self.lift = lift
         self.norm_eps = norm_eps
         self.init_scale = init_scale

@@ -26,7 +26,8 @@ class ConvTokenizer(nn.Module):
 
     Args:
         in_channels: Channels of the image.
-        dim: Channels of the output, even.
+        dim: Channels of the output; the first two convolutions have half as many,
+            rounded down.
     """
 
     def __init__(self, in_channels: int, dim: int) -> None:
@@ -366,10 +367,11 @@ class ConvMLP(MLPBackbone):
     @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:
         super()._check_arch(arch)
-        if arch["embed_dims"][0] % 2:
+        if arch["embed_dims"][0] < 2:
             raise ValueError(
-                f"arch field 'embed_dims' of {cls.__name__} must start with an even "
-                f"number, half of which the stem begins with, got {arch['embed_dims']}"
+                f"arch field 'embed_dims' of {cls.__name__} must start with a number "
+                f"from 2 on, half of which the stem begins with, got "
+                f"{arch['embed_dims']}"
             )
 
 

@@ -72,6 +72,7 @@ class CrossScaleStem(CrossScaleConv):
         in_channels: Channels of the image.
         dim: Channels of the output.
         patch_sizes: Sides of the patches, in pixels; the first is the stride too.
+        norm: Whether there is a norm.
         norm_eps: Epsilon of the norm.
     """
 
@@ -81,10 +82,11 @@ class CrossScaleStem(CrossScaleConv):
         dim: int,
         patch_sizes: Sequence[int],
         *,
+        norm: bool = True,
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__(in_channels, dim, patch_sizes, patch_sizes[0])
-        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, C, H, W) to (B, H // stride, W // stride, C')."""
@@ -141,6 +143,7 @@ class GroupMixer(nn.Module):
         interval: Distance between neighbours of a group along height and width, in
             tokens; None spreads each group over the whole map. On maps of at most
             ``group_size`` tokens along either side it is 1.
+        value_bias: Whether the linear map that is gated has a bias.
         recompute: Whether the gate is computed again in the backward pass instead of
             stored, which costs the products of the squeezed channels alone.
     """
@@ -153,6 +156,7 @@ class GroupMixer(nn.Module):
         reduced_dim: int,
         group_size: int,
         interval: tuple[int, int] | None = (1, 1),
+        value_bias: bool = True,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -165,7 +169,7 @@ class GroupMixer(nn.Module):
         # head, input, output: vectors are rows and stand in front of the matrix
         self.weight = nn.Parameter(torch.empty(num_heads, length, length))
         self.bias = nn.Parameter(torch.empty(num_heads, length))
-        self.value = ChannelLinear(dim, dim)
+        self.value = ChannelLinear(dim, dim, bias=value_bias)
         self.squeeze = ChannelLinear(dim, num_heads * reduced_dim)
         self.expand = ChannelLinear(num_heads * reduced_dim, dim)
         self.proj = ChannelLinear(dim, dim)
@@ -268,6 +272,9 @@ class CSMixer(MLPBackbone):
             and 1 in the four stages at 224 pixels), as CrossFormer's detectors do.
         patch_sizes: Sides of the stem's patches, in pixels, the first one 4.
         merge_sizes: Kernels that lead to the second, third and fourth stage.
+        patch_norm: Whether the stem ends in a layer norm.
+        qkv_bias: Whether the linear maps that are gated have a bias; the authors' code
+            has kept the name from attention.
         norm_eps: Epsilon of all layer norms.
         recompute: Whether training computes normed, gating and activated maps again
             instead of storing them, which costs no product of whole maps: two fifths
@@ -322,10 +329,6 @@ class CSMixer(MLPBackbone):
         "mlp_ratio": 4,
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {
-        "qkv_bias": True,
-        "patch_norm": True,
-    }
     reference_names: ClassVar[dict[str, str]] = {"img_size": "image_size"}
 
     checkpoint_layouts = (
@@ -354,6 +357,8 @@ class CSMixer(MLPBackbone):
         global_grouping: str = "span",
         patch_sizes: Sequence[int] = (4, 8, 16, 32),
         merge_sizes: Sequence[Sequence[int]] = ((2, 4), (2, 4), (2, 4)),
+        patch_norm: bool = True,
+        qkv_bias: bool = True,
         norm_eps: float = 1e-5,
         recompute: bool = False,
         in_channels: int = 3,
@@ -370,17 +375,29 @@ class CSMixer(MLPBackbone):
                 f"global_grouping must be one of {GLOBAL_GROUPINGS}, "
                 f"got {global_grouping!r}"
             )
-        if len(merge_sizes) != len(self.stage_strides) - 1:
+        if (
+            not isinstance(merge_sizes, Sequence)
+            or len(merge_sizes) != len(self.stage_strides) - 1
+        ):
             raise ValueError(
                 f"merge_sizes must hold {len(self.stage_strides) - 1} sequences of "
                 f"kernel sizes, got {merge_sizes!r}"
             )
+        for name, switch in (
+            ("patch_norm", patch_norm),
+            ("qkv_bias", qkv_bias),
+            ("recompute", recompute),
+        ):
+            if not isinstance(switch, bool):
+                raise TypeError(f"{name} must be True or False, got {switch!r}")
         self.image_size = resolve_image_size(image_size, MIN_INPUT_SIZE)
         self.global_grouping = global_grouping
         self.patch_sizes = _kernel_sizes("patch_sizes", patch_sizes, stride=4)
         self.merge_sizes = tuple(
             _kernel_sizes("merge_sizes", sizes, stride=2) for sizes in merge_sizes
         )
+        self.patch_norm = patch_norm
+        self.qkv_bias = qkv_bias
         self.norm_eps = norm_eps
         self.recompute = recompute and not with_cp
         super().__init__(
@@ -405,9 +422,6 @@ class CSMixer(MLPBackbone):
             config: The recorded fields; ``embed_dim`` repeats the first of
                 ``embed_dims``.
             input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a constant is not the one this class is built on.
         """
         fields = {key: value for key, value in config.items() if key != "embed_dim"}
         return super().arguments_from_reference(fields, input_size)
@@ -418,6 +432,7 @@ class CSMixer(MLPBackbone):
             self.in_channels,
             _split_dim("patch_sizes", self.embed_dims[0], self.patch_sizes),
             self.patch_sizes,
+            norm=self.patch_norm,
             norm_eps=self.norm_eps,
         )
 
@@ -448,6 +463,7 @@ class CSMixer(MLPBackbone):
                 reduced_dim=self.arch["reduced_dims"][stage],
                 group_size=group_size,
                 interval=interval,
+                value_bias=self.qkv_bias,
                 recompute=self.recompute,
             ),
             norm2=nn.LayerNorm(dim, eps=self.norm_eps),
@@ -469,7 +485,7 @@ class CSMixer(MLPBackbone):
 def _kernel_sizes(
     name: str, kernel_sizes: Sequence[int], *, stride: int
 ) -> tuple[int, ...]:
-    sizes = tuple(kernel_sizes)
+    sizes = tuple(kernel_sizes) if isinstance(kernel_sizes, Sequence) else ()
     if (
         not sizes
         or not all(type(size) is int and size >= stride for size in sizes)

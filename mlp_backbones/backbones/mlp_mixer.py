@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from logging import WARNING
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -22,11 +23,13 @@ from mlp_backbones.layers import (
     MixerBlock,
     TokenMLP,
     init_lecun_normal,
+    resolve_image_size,
 )
 from mlp_backbones.registry import MODELS
 
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/"
 GELUS = {"erf": "none", "tanh": "tanh"}  # our names, and torch's
+REMAINDERS = ("cut", "same", "corner")
 
 
 class GatedChannelMLP(ChannelMLP):
@@ -60,10 +63,10 @@ class MlpMixer(IsotropicGridBackbone):
     gated MLPs, and stand in no paper.
 
     The three sources of weights compute different functions: the authors' use the tanh
-    form of GELU, timm's the exact one, mmpretrain's the exact one and another epsilon.
-    Loading weights sets what is left at None here accordingly, and checkpoints of
-    ``torch.save`` remember it. Other formats, safetensors among them, do not: name both
-    arguments for those.
+    form of GELU, timm's the exact one, mmpretrain's the exact one and another epsilon;
+    and each does something else with pixels that fill no patch. Loading weights sets
+    what is left at None here accordingly, and checkpoints of ``torch.save`` remember
+    it. Other formats, safetensors among them, do not: name the arguments for those.
 
     Args:
         arch: ``s32``, ``s16``, ``b32``, ``b16``, ``l32``, ``l16``, ``h14``,
@@ -83,6 +86,12 @@ class MlpMixer(IsotropicGridBackbone):
             before that. Without effect on gated sizes.
         norm_eps: Epsilon of the blocks' and output layer norms, or None for that of
             the weights loaded, and 1e-6 before that.
+        remainder: What becomes of rows and columns of the image that fill no patch:
+            ``"cut"`` drops them as timm does, ``"same"`` fills zeros in on both sides
+            as the authors do, ``"corner"`` at the right and the bottom as mmpretrain
+            does; or None for that of the weights loaded, and cut before that. Weights
+            of an ``image_size`` that is not in whole patches need it named. Without
+            effect on a pyramid, which fills images up by itself.
         in_channels: See :class:`MLPBackbone`, as all that follow.
         out_indices: The levels whose maps are returned.
         out_norm: Whether each returned map passes a layer norm of its own.
@@ -158,7 +167,7 @@ class MlpMixer(IsotropicGridBackbone):
                 (r"\.mlp_channels\.", ".mlp."),
                 (r"^head\.", "head.fc."),
             ),
-            arguments={"gelu": "erf", "norm_eps": 1e-6},
+            arguments={"gelu": "erf", "norm_eps": 1e-6, "remainder": "cut"},
         ),
         CheckpointLayout(
             name="Flax (the authors')",
@@ -178,7 +187,7 @@ class MlpMixer(IsotropicGridBackbone):
                 (r"\.(kernel|scale)$", ".weight"),
             ),
             convert=_from_flax,
-            arguments={"gelu": "tanh", "norm_eps": 1e-6},
+            arguments={"gelu": "tanh", "norm_eps": 1e-6, "remainder": "same"},
         ),
         CheckpointLayout(
             name="mmpretrain",
@@ -193,7 +202,7 @@ class MlpMixer(IsotropicGridBackbone):
                 (r"\.layers\.0\.0\.", ".fc1."),
                 (r"\.layers\.1\.", ".fc2."),
             ),
-            arguments={"gelu": "erf", "norm_eps": 1e-5},
+            arguments={"gelu": "erf", "norm_eps": 1e-5, "remainder": "corner"},
         ),
     )
 
@@ -207,6 +216,7 @@ class MlpMixer(IsotropicGridBackbone):
         shift_windows: bool = False,
         gelu: str | None = None,
         norm_eps: float | None = None,
+        remainder: str | None = None,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: bool = True,
@@ -216,11 +226,16 @@ class MlpMixer(IsotropicGridBackbone):
         with_cp: bool = False,
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        asked = {"gelu": gelu, "norm_eps": norm_eps}
+        asked = {"gelu": gelu, "norm_eps": norm_eps, "remainder": remainder}
         self._asked = {key: value for key, value in asked.items() if value is not None}
         self._check_layout_arguments(self._asked)
         self.gelu = "erf" if gelu is None else gelu
         self.norm_eps = 1e-6 if norm_eps is None else norm_eps
+        self.remainder = "cut" if remainder is None else remainder
+        if self.remainder != "cut":
+            patch_size = self.resolve_arch(arch)["patch_size"]
+            sides = resolve_image_size(image_size, patch_size)
+            image_size = [-(-side // patch_size) * patch_size for side in sides]
         super().__init__(
             arch,
             pyramid=pyramid,
@@ -244,13 +259,42 @@ class MlpMixer(IsotropicGridBackbone):
         """Turn the config of a reference case into arguments of this class.
 
         Args:
-            config: The recorded fields; ``gated`` may be missing.
+            config: The recorded fields; ``gated`` may be missing, and ``remainder``,
+                which follows from the source that computes so.
             input_size: Height and width of the recorded image, in pixels.
 
         Raises:
             ValueError: If a constant is not the one this class is built on.
         """
-        return super().arguments_from_reference({"gated": False, **config}, input_size)
+        sources = (layout.arguments for layout in cls.checkpoint_layouts)
+        remainders = {
+            (source["gelu"], source["norm_eps"]): source["remainder"]
+            for source in sources
+        }
+        remainder = remainders.get((config["gelu"], config["norm_eps"]), "cut")
+        return super().arguments_from_reference(
+            {"gated": False, "remainder": remainder, **config}, input_size
+        )
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Compute the raw map of every stage that is built, without output norms.
+
+        Args:
+            x: Images, (B, C, H, W), with H and W at least 32 pixels.
+
+        Returns:
+            The maps behind the last block of each stage, (B, H_i, W_i, C_i).
+
+        Raises:
+            ValueError: If the shape of ``x`` does not fit.
+        """
+        self._check_input(x)
+        if self.remainder != "cut":
+            bottom, right = (-side % self.patch_size for side in x.shape[2:])
+            both = self.remainder == "same"
+            top, left = (bottom // 2, right // 2) if both else (0, 0)
+            x = F.pad(x, (left, right - left, top, bottom - top))
+        return super().forward_stages(x)
 
     def apply_layout_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
         """Compute as the weights that were loaded want it.
@@ -259,7 +303,7 @@ class MlpMixer(IsotropicGridBackbone):
         logged.
 
         Args:
-            arguments: ``gelu`` and ``norm_eps``, or one of them.
+            arguments: ``gelu``, ``norm_eps`` and ``remainder``, or some of them.
 
         Returns:
             What has changed, in words.
@@ -333,7 +377,11 @@ class MlpMixer(IsotropicGridBackbone):
                 or not value > 0
             ):
                 raise ValueError(f"norm_eps must be a positive number, got {value!r}")
-            if key not in ("gelu", "norm_eps"):
+            if key == "remainder" and value not in REMAINDERS:
+                raise ValueError(
+                    f"remainder must be one of {REMAINDERS}, got {value!r}"
+                )
+            if key not in ("gelu", "norm_eps", "remainder"):
                 raise ValueError(f"unknown argument {key!r} of MlpMixer")
 
     def _init_module(self, module: nn.Module) -> None:
@@ -355,8 +403,11 @@ class MlpMixer(IsotropicGridBackbone):
         # torch's notes on each module go into files with the weights, and add no key
         notes = getattr(destination, "_metadata", {}).get(prefix[:-1])
         if notes is not None:
-            arguments = {"gelu": self.gelu, "norm_eps": self.norm_eps}
-            notes["layout_arguments"] = arguments
+            notes["layout_arguments"] = {
+                "gelu": self.gelu,
+                "norm_eps": self.norm_eps,
+                "remainder": self.remainder,
+            }
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones.resampled import ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ChannelMLP, MixerBlock, NormedConvEmbed
+from mlp_backbones.layers import (
+    ChannelLinear,
+    ChannelMLP,
+    MixerBlock,
+    NormedConvEmbed,
+)
 from mlp_backbones.ops import blend_shifted, direction_mask, shifted_means
 from mlp_backbones.registry import MODELS
 
@@ -74,9 +79,9 @@ class SplitShiftMixer(nn.Module):
     def __init__(self, dim: int, hidden_dim: int, *, pool: str = "mean") -> None:
         super().__init__()
         self.pool = pool
-        self.fc1 = nn.Linear(dim, len(BRANCHES) * dim)
+        self.fc1 = ChannelLinear(dim, len(BRANCHES) * dim)
         self.split = BranchWeights(dim, hidden_dim, num_branches=len(BRANCHES))
-        self.fc2 = nn.Linear(dim, dim)
+        self.fc2 = ChannelLinear(dim, dim)
         masks = [direction_mask(dim, branch) for branch in BRANCHES]
         self.register_buffer("directions", torch.cat(masks, 1), persistent=False)
 
@@ -235,7 +240,11 @@ class S2MLPv2(ResampledBackbone):
         with_cp: bool = False,
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        if not isinstance(split_ratio, int | float) or not split_ratio > 0:
+        if (
+            isinstance(split_ratio, bool)
+            or not isinstance(split_ratio, int | float)
+            or not split_ratio > 0
+        ):
             raise ValueError(f"split_ratio must be positive, got {split_ratio!r}")
         if split_pool not in _POOLS:
             raise ValueError(f"split_pool must be one of {_POOLS}, got {split_pool!r}")

@@ -18,6 +18,7 @@ from mlp_backbones.layers import (
     GridMixer,
     MixerBlock,
     apply_norm,
+    channel_linear,
     fold_batch_norm,
     resize_axis,
     resolve_image_size,
@@ -138,15 +139,15 @@ class SparseMixer(GridMixer):
         rows = _mix_runs(x.reshape(-1, width, dim), row, row_runs)
         columns = _mix_runs(x.reshape(batch, height, -1), column, column_runs)
 
-        to_self, to_rows, to_columns = self.fuse.weight.chunk(3, dim=1)
+        _, to_rows, to_columns = self.fuse.weight.chunk(3, dim=1)
         # the biases pass the fusing layer before they meet the map
         bias = torch.outer(_cut(row_bias, row_runs), to_rows.sum(1)) + torch.outer(
             _cut(column_bias, column_runs), to_columns.sum(1)
         ).unsqueeze(1)  # (H, W, C)
-        fused = (F.linear(x, to_self) + bias).view(-1, dim)
-        fused = torch.addmm(fused, rows.reshape(-1, dim), to_rows.t())
-        fused = torch.addmm(fused, columns.reshape(-1, dim), to_columns.t())
-        return fused.view(batch, height, width, dim)
+        parts = (x, rows.view(x.shape), columns.view(x.shape))
+        if x.is_cuda:  # spares the map of three times the channels
+            return _fuse_one_by_one(parts, self.fuse.weight, bias)
+        return channel_linear(torch.cat(parts, dim=-1), self.fuse.weight) + bias
 
     def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return matrix and bias of rows and of columns for maps of ``size``."""
@@ -184,6 +185,18 @@ def _mix_runs(x: Tensor, matrix: Tensor, runs: list[tuple[int, int, int]]) -> Te
         part = matrix[place:end, place:end].expand(len(x), -1, -1)
         mixed.append(torch.bmm(part, x[:, start:stop]))
     return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
+
+
+def _fuse_one_by_one(
+    parts: tuple[Tensor, Tensor, Tensor], weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Add up what three maps (B, H, W, C) give to a linear layer, (C, 3C)."""
+    x, *others = parts
+    to_self, *to_others = weight.chunk(3, dim=1)
+    fused = (F.linear(x, to_self) + bias).view(-1, x.shape[-1])
+    for part, to_part in zip(others, to_others, strict=True):
+        fused = torch.addmm(fused, part.reshape(fused.shape), to_part.t())
+    return fused.view(x.shape)
 
 
 def _cut(bias: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:

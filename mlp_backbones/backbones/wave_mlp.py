@@ -58,10 +58,12 @@ class PhaseEstimator(nn.Module):
             phase = F.linear(x, weight, bias)
         else:
             phase = _depthwise(x, weight, bias, padding=(1, 1))
+        if not settled:  # in full precision under autocast, where the weights have it
+            phase = apply_norm(self.norm, phase.to(self.fc.weight.dtype))
         # a large phase in half precision would leave little of its cosine
         if phase.dtype in (torch.float16, torch.bfloat16):
             phase = phase.float()
-        return F.relu(phase if settled else apply_norm(self.norm, phase))
+        return F.relu(phase)
 
 
 class WaveMix(nn.Conv2d):
@@ -258,6 +260,8 @@ class WaveMLP(MLPBackbone):
                 (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
                 (r"^head\.", "head.fc."),
             ),
+            # a profiler's counters: the authors' hub script takes them out as well
+            drops=(r"(^|\.)total_(ops|params)$",),
         ),
     )
 

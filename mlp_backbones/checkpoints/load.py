@@ -33,9 +33,9 @@ def load_pretrained(
     head, a final norm or stages that ``model`` does not have; and what resamples and
     norms the levels of a pyramid, which starts fresh as it does in the authors' dense
     modes. A model that returns the last stage alone takes the classifier's final norm
-    as its output norm. Where weights were made with other arguments than the model's,
-    and the model's were left open, they are set and logged; see
-    :attr:`CheckpointLayout.arguments`.
+    as its output norm, unless that stood behind the pooling. Where weights were made
+    with other arguments than the model's, and the model's were left open, they are set
+    and logged; see :attr:`CheckpointLayout.arguments`.
 
     Args:
         model: A backbone, or a classifier that has ``backbone`` and ``head``.
@@ -170,14 +170,16 @@ def _fit_norms(
     last = len(backbone.stage_strides) - 1
     has = {key.split(".")[1] for key in named if key.startswith("out_norms.")}
     final = [key for key in named if key.startswith("norm.")]
-    if has == {str(last)} and not final:  # a classifier of this package
+    # a norm of averages says nothing about a map's
+    same_place = not backbone.norm_after_pool
+    if has == {str(last)} and not final and same_place:  # a classifier of this package
         final = [key for key in named if key.startswith("out_norms.")]
     wanted = {
         index
         for index, norm in backbone.out_norms.items()
         if next(norm.parameters(), None) is not None
     }
-    if final and wanted == {str(last)}:
+    if final and wanted == {str(last)} and same_place:
         for key in final:
             named[f"out_norms.{last}.{key.rsplit('.', 1)[1]}"] = named.pop(key)
         return

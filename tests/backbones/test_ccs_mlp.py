@@ -308,8 +308,9 @@ def test_large_maps_train_under_autocast(dtype: torch.dtype) -> None:
         ({"ccs_groups": 3}, {}, "ccs_groups.*3"),
         ({"ccs_groups": 0}, {}, "ccs_groups.*0"),
         ({}, {"lift": "stretch"}, "lift.*stretch"),
+        ({}, {"init_scale": "small"}, "init_scale.*small"),
     ],
 )
 def test_wrong_arguments_are_named(arch: dict, options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         CCSMLP({"host": "mlp_mixer", **ARCH, **arch}, image_size=64, **options)

@@ -82,7 +82,7 @@ def test_token_mlp_by_hand(form: str, gated: bool) -> None:
                 )
 
 
-@pytest.mark.parametrize("size", [(48, 48), (40, 64)])
+@pytest.mark.parametrize("size", [(48, 48), (40, 64), (45, 59)])
 def test_mmpretrains_network_is_ours(size: tuple[int, int], tmp_path: Path) -> None:
     from mmpretrain.models.backbones import MlpMixer as Neighbour
 
@@ -99,13 +99,63 @@ def test_mmpretrains_network_is_ours(size: tuple[int, int], tmp_path: Path) -> N
     )
     randomised(neighbour)
     torch.save({"state_dict": neighbour.state_dict()}, tmp_path / "neighbour.pth")
-    backbone = MlpMixer(ARCH, pyramid=False, image_size=size, out_indices=(3,)).eval()
+    options = {"remainder": "corner"} if size == (45, 59) else {}
+    backbone = MlpMixer(
+        ARCH, pyramid=False, image_size=size, out_indices=(3,), **options
+    ).eval()
     load_pretrained(backbone, tmp_path / "neighbour.pth")
     assert (backbone.gelu, backbone.norm_eps) == ("erf", 1e-5)
     x = torch.randn(2, 3, *size)
     with torch.no_grad():
         (expected,), (found,) = neighbour(x), backbone(x)
     torch.testing.assert_close(found.flatten(2), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("remainder", "top", "left", "sides"),
+    [("same", 1, 2, (48, 64)), ("corner", 0, 0, (48, 64)), ("cut", 0, 0, (40, 56))],
+)
+def test_pixels_that_fill_no_patch(
+    remainder: str, top: int, left: int, sides: tuple[int, int]
+) -> None:
+    """Flax puts half of the zeros, rounded down, in front; timm drops the pixels."""
+    size = (45, 59)
+    backbone = randomised(
+        MlpMixer(ARCH, pyramid=False, image_size=size, remainder=remainder)
+    )
+    assert backbone.grid_size == (sides[0] // 8, sides[1] // 8)
+    x = torch.randn(1, 3, *size)
+    whole = torch.zeros(1, 3, 48, 64)
+    whole[:, :, top : top + size[0], left : left + size[1]] = x
+    with torch.no_grad():
+        expected = backbone(whole[:, :, : sides[0], : sides[1]])
+        torch.testing.assert_close(backbone(x), expected, rtol=0, atol=0)
+
+
+def test_a_pyramid_fills_images_up_in_its_own_way() -> None:
+    x = torch.randn(1, 3, 45, 59)
+    maps = []
+    for remainder in ("cut", "same", "corner"):
+        torch.manual_seed(0)
+        backbone = randomised(MlpMixer(ARCH, image_size=64, remainder=remainder))
+        with torch.no_grad():
+            maps.append(backbone(x))
+    torch.testing.assert_close(maps[1], maps[0])
+    torch.testing.assert_close(maps[2], maps[0])
+
+
+@pytest.mark.parametrize(
+    ("gelu", "norm_eps", "remainder"),
+    [("erf", 1e-6, "cut"), ("tanh", 1e-6, "same"), ("erf", 1e-5, "corner")],
+)
+def test_a_case_is_computed_as_its_source_does(
+    gelu: str, norm_eps: float, remainder: str
+) -> None:
+    config = {**ARCH, "gelu": gelu, "norm_eps": norm_eps}
+    arguments = MlpMixer.arguments_from_reference(config, (45, 59))
+    backbone = MlpMixer(pyramid=False, **arguments)
+    assert backbone.remainder == remainder
+    assert backbone.grid_size == ((5, 7) if remainder == "cut" else (6, 8))
 
 
 def official_layouts(reference_dir: Path) -> Iterator[tuple[str, str, dict]]:
@@ -271,6 +321,7 @@ def test_initialisation_is_timms() -> None:
         ({"gelu": "relu"}, ValueError, "'relu'"),
         ({"gelu": "none"}, ValueError, "'erf', 'tanh'"),
         ({"norm_eps": 0.0}, ValueError, "norm_eps.*0.0"),
+        ({"remainder": "valid"}, ValueError, "'cut', 'same', 'corner'.*'valid'"),
         ({"norm_eps": "1e-6"}, ValueError, "norm_eps.*'1e-6'"),
         ({"image_size": 7}, ValueError, "image_size.*7"),
         ({"image_size": (48,)}, ValueError, r"image_size.*\(48,\)"),

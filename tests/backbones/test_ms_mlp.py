@@ -1,14 +1,18 @@
 """What is special to MS-MLP."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import MSMLP
 from mlp_backbones.backbones.ms_mlp import MixShift, split_channels
+from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.models import Classifier
+from mlp_backbones.testing import load_reference_case
 
 ARCH = MSMLP.mini_arch
 MIX_SIZE = MSMLP("mini").mix_size
@@ -142,6 +146,30 @@ def test_the_classifier_pools_first_and_norms_then() -> None:
         )
     )
     torch.testing.assert_close(model(x), logits)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_norm_of_averages_is_no_norm_of_maps(
+    own: bool, reference_dir: Path, tmp_path: Path
+) -> None:
+    file = reference_dir / "ms_mlp" / "base_64.safetensors"
+    case = load_reference_case(file)
+    if own:
+        weights = tmp_path / "classifier.pth"
+        torch.save({"state_dict": case.model.state_dict()}, weights)
+    else:
+        weights = tmp_path / "official.safetensors"
+        official = {k[3:]: v for k, v in load_file(file).items() if k[:3] == "sd."}
+        save_file(official, weights)
+    arguments = MSMLP.arguments_from_reference(case.description["config"], (64, 64))
+    backbone = MSMLP(**arguments, out_indices=(3,))
+    load_pretrained(backbone, weights)
+    assert (backbone.out_norms["3"].weight == 1).all()
+    nn.init.normal_(backbone.out_norms["3"].weight)
+    torch.save(backbone.state_dict(), tmp_path / "backbone.pth")
+    again = MSMLP(**arguments, out_indices=(3,))
+    load_pretrained(again, tmp_path / "backbone.pth")
+    torch.testing.assert_close(again.state_dict(), backbone.state_dict())
 
 
 def test_without_wrapping_the_left_border_knows_nothing_of_the_right_one() -> None:

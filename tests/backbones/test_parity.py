@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from safetensors.torch import load_file
 
 from mlp_backbones import get_model, list_models
+from mlp_backbones.backbones import ResampledBackbone
+from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.models import families
 from mlp_backbones.testing import find_reference_dir, load_reference_case
 
@@ -72,6 +75,40 @@ def test_cases_can_fail(file: Path) -> None:
     with torch.no_grad():
         difference = (case.model(case.input) - case.expected["out.logits"]).abs().max()
     assert difference > 10 * case.tolerance
+
+
+@pytest.mark.parametrize("source", ["official", "own"])
+@pytest.mark.parametrize(
+    "file",
+    [  # the others resample their patches for a pyramid and have a test for it
+        file
+        for file in CASES
+        if not issubclass(families()[file.parent.name], ResampledBackbone)
+    ],
+    ids=lambda f: f"{f.parent.name}-{f.stem}",
+)
+def test_classifiers_load_into_the_pyramid(
+    file: Path, source: str, tmp_path: Path
+) -> None:
+    case = load_reference_case(file)
+    cls = families()[file.parent.name]
+    arguments = cls.arguments_from_reference(
+        case.description["config"], tuple(case.description["input_size"])
+    )
+    pyramid = cls(**arguments).eval()
+    if source == "official":
+        tensors = load_file(file)
+        weights = {k[3:]: v for k, v in tensors.items() if k.startswith("sd.")}
+    else:
+        weights = case.model.state_dict()
+    torch.save({"model": weights}, tmp_path / "classifier.pth")
+    load_pretrained(pyramid, tmp_path / "classifier.pth")
+    with torch.no_grad():
+        stages = pyramid.forward_stages(case.input)
+    for index, stage in enumerate(stages):
+        expected = case.expected[f"out.stage{index}"]
+        difference = (stage.permute(0, 3, 1, 2) - expected).abs().max().item()
+        assert difference <= case.tolerance, f"stage {index} is off by {difference}"
 
 
 def _official_variants(family: str, reference_dir: Path) -> dict[str, int]:

@@ -246,6 +246,7 @@ def test_constants_are_not_saved() -> None:
     ("options", "error", "words"),
     [
         ({"split_ratio": 0}, ValueError, "split_ratio .* 0"),
+        ({"split_ratio": True}, ValueError, "split_ratio .* True"),
         ({"split_ratio": "C"}, ValueError, "'C'"),
         ({"split_pool": "max"}, ValueError, "'max'"),
         ({"stem_norm": "yes"}, TypeError, "'yes'"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import SMLPNet
-from mlp_backbones.backbones.s_mlp_net import SparseMixer
+from mlp_backbones.backbones.s_mlp_net import SparseMixer, _fuse_one_by_one
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.testing import load_reference_case
 
@@ -89,6 +89,14 @@ def test_runs_at_the_border_are_those_filled_up_with_zeros(
             mixed.append(runs.movedim(-1, axis))
         expected = mixer.fuse(torch.cat((z, *mixed), 1).permute(0, 2, 3, 1))
         torch.testing.assert_close(mixer(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fusing_one_by_one_is_fusing_at_once() -> None:
+    """CUDA takes the first way, CPUs the second."""
+    parts = tuple(torch.randn(2, 3, 5, 4).double() for _ in range(3))
+    weight, bias = torch.randn(4, 12).double(), torch.randn(3, 5, 4).double()
+    expected = torch.cat(parts, dim=-1) @ weight.t() + bias
+    torch.testing.assert_close(_fuse_one_by_one(parts, weight, bias), expected)
 
 
 def test_resampled_matrices_keep_the_size_of_their_row_sums() -> None:

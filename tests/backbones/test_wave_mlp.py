@@ -17,6 +17,7 @@ from mlp_backbones.backbones.wave_mlp import (
     WaveMix,
 )
 from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.testing import load_reference_case
 
 ARCH = {**WaveMLP.mini_arch, "embed_dims": (8, 12, 16, 20)}
 KINDS = list(
@@ -247,6 +248,23 @@ def test_files_of_the_dense_mode_load_with_their_norms(
             suffix = key.removeprefix("norm.")
             expected = dense[f"norm{2 * index}.{suffix}"]
             assert torch.equal(own[f"out_norms.{index}.{suffix}"], expected)
+
+
+def test_counters_of_a_profiler_in_the_released_files_are_passed_over(
+    reference_dir: Path, tmp_path: Path
+) -> None:
+    case = load_reference_case(reference_dir / "wave_mlp" / "depthwise_bn.json")
+    tensors = load_file(reference_dir / "wave_mlp" / "depthwise_bn.safetensors")
+    weights = {k[3:]: v for k, v in tensors.items() if k.startswith("sd.")}
+    counted = {key.rpartition(".")[0] for key in weights} | {"network.0.0.attn"}
+    for prefix in ("", *(f"{module}." for module in counted)):
+        for counter in ("total_ops", "total_params"):
+            weights[prefix + counter] = torch.zeros(1, dtype=torch.float64)
+    torch.save({"state_dict": weights}, tmp_path / "WaveMLP_T_dw.pth.tar")
+    before = {k: v.clone() for k, v in case.model.state_dict().items()}
+    nn.init.zeros_(case.model.head.fc.weight)
+    load_pretrained(case.model, tmp_path / "WaveMLP_T_dw.pth.tar")
+    torch.testing.assert_close(dict(case.model.state_dict()), before)
 
 
 def test_official_arithmetic_of_sizes() -> None:
