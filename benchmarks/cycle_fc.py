@@ -4,9 +4,12 @@ Three forms of the same layers, in one run: ``shift`` (this package), ``deform``
 (torchvision's deform_conv2d, as the authors call it) and ``bare`` (the shifts left
 out: the limit). Measured are the operator at the four stage shapes of CycleMLP-B2,
 for 224 x 224 and for 800 x 1344 images, and the whole CycleMLP-B2 with its peak
-memory in training. Of the whole model there is a fourth form, ``stored``: shifts
-without the recomputation that ``shift`` uses to save memory in training, and that the
-deformable and the bare form do without as well.
+memory in training.
+
+Of the whole model there are two more forms. ``official`` computes every part as the
+authors do; ``deform`` shares with ``shift`` all but the Cycle FCs, and so tells what
+the shifts alone are worth. ``stored`` does without the recomputation that ``shift``
+uses to save memory in training, as all forms but ``shift`` do.
 
     python benchmarks/cycle_fc.py --threads 2 --out benchmarks/results/cycle_fc_cpu.json
 """
@@ -18,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,13 +30,27 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from mlp_backbones import get_model
-from mlp_backbones.backbones.cycle_mlp import CycleFC, CycleMLP, cycle_steps
+from mlp_backbones.backbones.cycle_mlp import (
+    CycleFC,
+    CycleMixer,
+    CycleMLP,
+    cycle_steps,
+)
+from mlp_backbones.layers import ConvEmbed, MixerBlock
 
 sys.path.insert(0, str(Path(__file__).parent))
 from timing import describe_machine, time_forms
 
 FORMS = ("shift", "deform", "bare")
-MODEL_FORMS = ("shift", "stored", "deform", "bare")
+MODEL_FORMS = ("shift", "stored", "official", "deform", "bare")
+# what is divided by what: how many times faster, how far from the limit, which share
+TIME_RATIOS = (("official", "shift"), ("deform", "shift"), ("shift", "bare"))
+RATIOS = {
+    "forward": TIME_RATIOS,
+    "forward+backward": TIME_RATIOS,
+    "training_peak": (("shift", "official"), ("shift", "deform")),
+}
+TOLERANCE = 1e-5
 MODEL = "cycle_mlp_b2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -66,16 +84,83 @@ class BareFC(nn.Linear):
         self.load_state_dict(layer.state_dict())
 
 
+class OfficialMixer(nn.Module):
+    """The token mixer as the authors compute it: every map stored, summed, blended."""
+
+    def __init__(self, mixer: CycleMixer) -> None:
+        super().__init__()
+        self.horizontal = DeformCycleFC(mixer.horizontal)
+        self.vertical = DeformCycleFC(mixer.vertical)
+        self.channel = plain_linear(mixer.channel)
+        self.fc1 = plain_linear(mixer.reweight.fc1)
+        self.act = nn.GELU()
+        self.fc2 = plain_linear(mixer.reweight.fc2)
+        self.proj = plain_linear(mixer.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, _, dim = x.shape
+        h, w, c = self.horizontal(x), self.vertical(x), self.channel(x)
+        # (B, H, W, C) -> (B, C, H, W) -> (B, C)
+        pooled = (h + w + c).permute(0, 3, 1, 2).flatten(2).mean(2)
+        logits = self.fc2(self.act(self.fc1(pooled))).reshape(batch, dim, 3)
+        # (B, C, 3) -> (3, B, C) -> (3, B, 1, 1, C)
+        weights = logits.permute(2, 0, 1).softmax(0)[:, :, None, None]
+        return self.proj(h * weights[0] + w * weights[1] + c * weights[2])
+
+
+class OfficialBlock(nn.Module):
+    """The block as the authors compute it, division by ``skip_lam`` included."""
+
+    def __init__(self, block: MixerBlock) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.mixer = OfficialMixer(block.mixer)
+        self.mlp = nn.Sequential(
+            plain_linear(block.mlp.fc1), nn.GELU(), plain_linear(block.mlp.fc2)
+        )
+        self.skip_lam = 1 / block.branch_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mixer(self.norm1(x)) / self.skip_lam
+        return x + self.mlp(self.norm2(x)) / self.skip_lam
+
+
+class OfficialEmbed(nn.Module):
+    """Stem or downsampling as the authors compute it: the memory stays as it comes."""
+
+    def __init__(self, embed: ConvEmbed) -> None:
+        super().__init__()
+        self.channels_last = embed.channels_last
+        self.proj = embed.proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.channels_last:
+            x = x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        return self.proj(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+
+
+def plain_linear(layer: nn.Linear) -> nn.Linear:
+    """Return PyTorch's own linear layer with the weights of ``layer``."""
+    plain = nn.Linear(
+        layer.in_features, layer.out_features, bias=layer.bias is not None
+    )
+    plain.to(layer.weight)
+    plain.load_state_dict(layer.state_dict())
+    return plain
+
+
 def to_form(module: nn.Module, form: str) -> nn.Module:
-    """Return ``module`` with every Cycle FC in the given form."""
-    makers: dict[str, Callable[[CycleFC], nn.Module]] = {
-        "shift": lambda layer: layer,
-        "stored": lambda layer: layer,
-        "deform": DeformCycleFC,
-        "bare": BareFC,
+    """Return ``module`` with every part that the form computes its own way."""
+    makers: dict[str, dict[type, Callable[[Any], nn.Module]]] = {
+        "shift": {},
+        "stored": {},
+        "official": {MixerBlock: OfficialBlock, ConvEmbed: OfficialEmbed},
+        "deform": {CycleFC: DeformCycleFC},
+        "bare": {CycleFC: BareFC},
     }
-    if isinstance(module, CycleFC):
-        return makers[form](module)
+    make = makers[form].get(type(module))
+    if make is not None:
+        return make(module)
     for name, child in module.named_children():
         setattr(module, name, to_form(child, form))
     return module
@@ -114,10 +199,36 @@ def compare(
 
 
 def check_agreement(modules: dict[str, nn.Module], x: Tensor) -> float:
-    """Return the largest difference between the shift and the deformable form."""
+    """Return the largest difference to the shift form of those that must equal it.
+
+    Raises:
+        RuntimeError: If a difference in float32 shows that a form computes something
+            else.
+    """
     with torch.no_grad():
-        found = [modules[form].eval()(x) for form in ("shift", "deform")]
-    return (found[0] - found[1]).abs().max().item()
+        outputs = {
+            form: module.eval()(x) for form, module in modules.items() if form != "bare"
+        }
+    largest = 0.0
+    for form, output in outputs.items():
+        difference = (output - outputs["shift"]).abs().max().item()
+        if x.dtype == torch.float32 and not difference <= TOLERANCE:
+            raise RuntimeError(f"{form} differs from shift by {difference:.1e}")
+        largest = max(largest, difference)
+    return largest
+
+
+def with_ratios(row: dict[str, Any]) -> dict[str, Any]:
+    """Return one row of the record with its ratios behind its figures."""
+    found = {}
+    for what, pairs in RATIOS.items():
+        values = row.get(what, {})
+        found[what] = {
+            f"{first}/{second}": round(values[first] / values[second], 3)
+            for first, second in pairs
+            if first in values and second in values
+        }
+    return {**row, "ratios": {what: pairs for what, pairs in found.items() if pairs}}
 
 
 def build(form: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -191,60 +302,52 @@ def measure(args: argparse.Namespace) -> dict:
             layer = CycleFC(dim, axis=2).to(device, dtype)
             modules = {form: to_form(layer, form) for form in FORMS}
             x = torch.randn(batch, rows, columns, dim, device=device, dtype=dtype)
-            record["operator"].append(
-                {
-                    "image": f"{height}x{width}",
-                    "shape": [batch, rows, columns, dim],
-                    "largest_difference": check_agreement(modules, x),
-                    **compare(modules, x, args.repeats),
-                }
-            )
+            row = {
+                "image": f"{height}x{width}",
+                "shape": [batch, rows, columns, dim],
+                "largest_difference": check_agreement(modules, x),
+                **compare(modules, x, args.repeats),
+            }
+            record["operator"].append(with_ratios(row))
     modules = {form: build(form, device, dtype) for form in MODEL_FORMS}
     x = torch.randn(args.batch, 3, 224, 224, device=device, dtype=dtype)
-    record["model"] = {
+    row = {
         "name": MODEL,
         "shape": list(x.shape),
         "largest_difference": check_agreement(modules, x),
         **compare(modules, x, max(args.repeats // 3, 3)),
     }
     del modules
-    record["model"]["training_peak"] = {
+    row["training_peak"] = {
         form: peak_in_own_process(form, args) for form in MODEL_FORMS
     }
+    record["model"] = with_ratios(row)
     return record
 
 
 def show(record: dict) -> None:
-    """Print the record as a table with the two ratios that matter."""
-    table = Table(title=f"{record['device']}, {record['dtype']}: medians in ms")
-    for column in ("what", "pass", *MODEL_FORMS, "deform/shift", "shift/bare"):
-        table.add_column(
-            column, justify="left" if column in ("what", "pass") else "right"
-        )
+    """Print the record as a table with the ratios that matter."""
+    table = Table(title=f"{record['device']}, {record['dtype']}: medians in ms, MiB")
+    for column in ("what", "pass", *MODEL_FORMS, "ratios"):
+        justify = "right" if column in MODEL_FORMS else "left"
+        table.add_column(column, justify=justify)
+    model = record["model"]
     rows = [
         (f"{row['image']} {tuple(row['shape'])}", row) for row in record["operator"]
     ]
-    rows.append(
-        (
-            f"{record['model']['name']} {tuple(record['model']['shape'])}",
-            record["model"],
-        )
-    )
+    rows.append((f"{model['name']} {tuple(model['shape'])}", model))
     for label, row in rows:
-        for what in ("forward", "forward+backward", "training_peak"):
-            if what in row:
-                times = row[what]
-                table.add_row(
-                    label,
-                    what,
-                    *(
-                        f"{times[form]:.2f}" if form in times else ""
-                        for form in MODEL_FORMS
-                    ),
-                    f"{times['deform'] / times['shift']:.2f}",
-                    f"{times['shift'] / times['bare']:.2f}",
-                )
-    Console(width=130).print(table)
+        for what, ratios in row["ratios"].items():
+            table.add_row(
+                label,
+                what,
+                *(
+                    f"{row[what][form]:.2f}" if form in row[what] else ""
+                    for form in MODEL_FORMS
+                ),
+                ", ".join(f"{pair} {ratio:.2f}" for pair, ratio in ratios.items()),
+            )
+    Console(width=180).print(table)
 
 
 def parse_args() -> argparse.Namespace:
