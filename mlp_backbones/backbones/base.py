@@ -180,6 +180,8 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        _check_switches(out_norm=out_norm, norm_eval=norm_eval, with_cp=with_cp)
+        _check_epsilons(vars(self))  # families note theirs before they call this
         self.arch = self.resolve_arch(arch)
         self.arch_name = arch if isinstance(arch, str) else None
         self.in_channels = _positive("in_channels", in_channels)
@@ -531,7 +533,11 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             )
 
     def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
-        if not 0.0 <= drop_path_rate < 1.0:
+        if (
+            isinstance(drop_path_rate, bool)
+            or not isinstance(drop_path_rate, int | float)
+            or not 0.0 <= drop_path_rate < 1.0
+        ):
             raise ValueError(
                 f"drop_path_rate must lie in [0, 1), got {drop_path_rate!r}"
             )
@@ -596,3 +602,19 @@ def _positive(name: str, value: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a positive whole number, got {value!r}")
     return value
+
+
+def _check_switches(**switches: Any) -> None:
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def _check_epsilons(attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        if name.endswith("_eps") and (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not value > 0
+        ):
+            raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -1,6 +1,7 @@
 """The contract of every backbone, on the mini size of every registered family."""
 
 import copy
+import inspect
 import io
 
 import numpy as np
@@ -303,6 +304,10 @@ def test_wrong_input_is_named(family: str) -> None:
     [
         ({"arch": "b99"}, ValueError, "b99"),
         ({"arch": 7}, TypeError, "7"),
+        ({"with_cp": "yes"}, TypeError, "with_cp.*'yes'"),
+        ({"out_norm": 1}, TypeError, "out_norm.*1"),
+        ({"norm_eval": None}, TypeError, "norm_eval.*None"),
+        ({"drop_path_rate": "0.1"}, ValueError, "drop_path_rate.*'0.1'"),
         ({"arch": {"widths": (8, 8, 8, 8)}}, ValueError, "widths"),
         ({"out_indices": (0, 4)}, ValueError, "4"),
         ({"out_indices": (-5,)}, ValueError, "-5"),
@@ -324,6 +329,15 @@ def test_wrong_arguments_are_named(
 ) -> None:
     with pytest.raises(error, match=words):
         families()[family](**options)
+
+
+@pytest.mark.parametrize("value", [0.0, -1e-5, "1e-5", True])
+def test_wrong_epsilons_are_named(family: str, value: object) -> None:
+    cls = families()[family]
+    for name in inspect.signature(cls).parameters:
+        if name.endswith("_eps"):
+            with pytest.raises(ValueError, match=f"{name}.*{value!r}"):
+                cls("mini", **{name: value})
 
 
 def test_arch_as_a_mapping_equals_the_name(family: str) -> None:
