@@ -36,7 +36,7 @@ from mlp_backbones.backbones.cycle_mlp import (
     CycleMLP,
     cycle_steps,
 )
-from mlp_backbones.layers import ConvEmbed, MixerBlock
+from mlp_backbones.layers import ChannelLinear, ConvEmbed, MixerBlock
 
 sys.path.insert(0, str(Path(__file__).parent))
 from timing import describe_machine, time_forms
@@ -75,7 +75,7 @@ class DeformCycleFC(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-class BareFC(nn.Linear):
+class BareFC(ChannelLinear):
     """The matrix product alone."""
 
     def __init__(self, layer: CycleFC) -> None:

@@ -10,7 +10,7 @@ data_preprocessor = dict(
 # No flips anywhere: a mirrored digit is no digit.
 train_pipeline = [
     dict(type="mlp_backbones.LoadImage"),
-    dict(type="RandomResizedCrop", scale=64, crop_ratio_range=(0.6, 1.0)),
+    dict(type="RandomCrop", crop_size=64, padding=6, padding_mode="reflect"),
     dict(type="PackInputs"),
 ]
 test_pipeline = [

@@ -1,11 +1,11 @@
 # From scratch on a CPU.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=2000, val_interval=500)
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=3000, val_interval=500)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
 
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05),
     paramwise_cfg=dict(
         flat_decay_mult=0.0, custom_keys={"pos_embed": dict(decay_mult=0.0)}
     ),
@@ -16,11 +16,11 @@ param_scheduler = [
     dict(
         type="CosineAnnealingLR",
         eta_min=2e-5,
-        T_max=1900,
+        T_max=2900,
         by_epoch=False,
         begin=100,
-        end=2000,
+        end=3000,
     ),
 ]
 
-auto_scale_lr = dict(enable=False, base_batch_size=4)
+auto_scale_lr = dict(enable=False, base_batch_size=32)
