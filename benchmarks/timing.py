@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+WARM_UP_SECONDS = 1.0
+
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a recorded figure must be read with."""
@@ -45,19 +47,24 @@ def time_forms(
     Args:
         forms: What to run, by name.
         device: Where the work is done; CUDA is waited for.
-        repeats: Counted rounds, after two that are not.
+        repeats: Counted rounds, after two and at least a second that are not.
 
     Returns:
         The median of each form, in milliseconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for round_index in range(repeats + 2):
+    begun, warm_rounds, counted = time.perf_counter(), 0, 0
+    while counted < repeats:
+        # the first rounds of a process pay for memory that later ones find in place
+        warm = warm_rounds >= 2 and time.perf_counter() - begun > WARM_UP_SECONDS
+        warm_rounds += not warm
+        counted += warm
         for name, run in forms.items():
             _wait(device)
             start = time.perf_counter()
             run()
             _wait(device)
-            if round_index >= 2:
+            if warm:
                 seconds[name].append(time.perf_counter() - start)
     return {name: 1000 * median(values) for name, values in seconds.items()}
 
