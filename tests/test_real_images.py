@@ -72,16 +72,19 @@ def test_classifier_learns(data_dir: Path, tmp_path: Path) -> None:
         },
     )
     config.model.backbone.arch = SMALL_ARCH
-    steps, size = 25, 64
+    steps, size = 90, 64
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.update(batch_size=16, num_workers=0, persistent_workers=False)
         pipeline = loader.dataset.pipeline
         pipeline[1]["scale"] = size
         if loader is config.val_dataloader:
             pipeline[2]["crop_size"] = size
-    # Every 20th: the lists are sorted by class.
-    config.train_dataloader.dataset.indices = list(range(0, 800, 20))
-    config.val_dataloader.dataset.indices = list(range(0, 300, 10))
+    # Every 40th: the list is sorted by class. The same two of each are seen again.
+    dataset = config.train_dataloader.dataset
+    dataset.indices = list(range(0, 800, 40))
+    config.val_dataloader.dataset.update(
+        {key: dataset[key] for key in dataset if key != "pipeline"}
+    )
     config.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=True)
     config.test_dataloader = config.val_dataloader
     config.train_cfg = dict(
@@ -98,9 +101,9 @@ def test_classifier_learns(data_dir: Path, tmp_path: Path) -> None:
     hook, metrics = train(config, "accuracy/top1")
 
     assert len(hook.losses) == steps
-    assert_loss_falls(hook.losses, 0.7)
-    # Of 1000 outputs 10 are ever right, which is learnt first.
-    assert metrics["accuracy/top5"] > 5.0
+    assert_loss_falls(hook.losses, 0.5)
+    # Who only knows which ten of the 1000 classes occur is right in 2 of 20.
+    assert metrics["accuracy/top1"] >= 30.0
 
 
 @pytest.mark.slow
