@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 from mlp_backbones.version import __version__
 
 if TYPE_CHECKING:
+    from mlp_backbones.files import config_dir
     from mlp_backbones.models import get_backbone, get_model, list_models
 
-__all__ = ["__version__", "get_backbone", "get_model", "list_models"]
+__all__ = ["__version__", "config_dir", "get_backbone", "get_model", "list_models"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "config_dir":
+        return import_module("mlp_backbones.files").config_dir
     if name in ("get_backbone", "get_model", "list_models"):
         return getattr(import_module("mlp_backbones.models"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

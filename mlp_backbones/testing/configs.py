@@ -19,6 +19,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
+from mlp_backbones.files import config_dir as find_config_dir
+
 __all__ = [
     "TASKS",
     "ConfigName",
@@ -77,19 +79,6 @@ class ConfigName:
     batch: int
     schedule: str | None
     dataset: str
-
-
-def find_config_dir() -> Path:
-    """Return this package's folder of configs, in a checkout or an installation.
-
-    Raises:
-        FileNotFoundError: If neither is there.
-    """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "configs", package / ".mim" / "configs"):
-        if (folder / "_base_").is_dir():
-            return folder
-    raise FileNotFoundError(f"no configs beside {package} and none inside it")
 
 
 def find_configs(folder: str | Path) -> list[Path]:
