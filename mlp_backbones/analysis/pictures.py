@@ -71,23 +71,67 @@ def draw_prediction(
     image = cv2.imread(str(data_sample.img_path))
     if image is None:
         raise FileNotFoundError(f"image {data_sample.img_path} cannot be read")
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    draw_sample(
+        visualizer,
+        cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
+        data_sample,
+        file,
+        ground_truth=True,
+        prediction=True,
+        score_threshold=score_threshold,
+        show=show,
+        wait_time=wait_time,
+    )
+
+
+def draw_sample(
+    visualizer: Visualizer,
+    image: NDArray[np.uint8],
+    data_sample: BaseDataElement,
+    file: Path | None,
+    *,
+    ground_truth: bool = False,
+    prediction: bool = False,
+    score_threshold: float = 0.3,
+    with_labels: bool = False,
+    show: bool = False,
+    wait_time: float = 0.0,
+) -> None:
+    """Draw one sample onto its image; both kinds make two halves of the picture.
+
+    Small images are enlarged, since text on them cannot be read.
+
+    Args:
+        visualizer: from `make_visualizer`.
+        image: what the sample belongs to, (H, W, 3) in RGB.
+        data_sample: with annotations, predictions or both.
+        file: the picture; its folder is made if need be. None shows it only.
+        ground_truth: draw the annotations.
+        prediction: draw the predictions.
+        score_threshold: detections below it are left out.
+        with_labels: write class names onto the regions of a segmentation. mmseg looks
+            for their centres pixel by pixel: seconds for each image.
+        show: show the picture in a window as well.
+        wait_time: seconds that it is shown.
+    """
     factor = max(1, math.ceil(MIN_SIDE / min(image.shape[:2])))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    out_file = None if file is None else str(file)
-    shown: dict[str, Any] = {"show": show, "wait_time": wait_time}
+    options: dict[str, Any] = {
+        "draw_gt": ground_truth,
+        "draw_pred": prediction,
+        "out_file": None if file is None else str(file),
+        "show": show,
+        "wait_time": wait_time,
+    }
     if hasattr(visualizer, "visualize_cls"):
-        visualizer.visualize_cls(image, data_sample, out_file=out_file, **shown)
+        visualizer.visualize_cls(image, data_sample, **options)
         return
     data_sample = _enlarged(data_sample.cpu(), factor, image.shape[:2])
-    if "pred_instances" in data_sample:
-        shown["pred_score_thr"] = score_threshold
+    if "pred_instances" in data_sample or "gt_instances" in data_sample:
+        options["pred_score_thr"] = score_threshold
     else:
-        # mmseg looks for the centres of regions pixel by pixel: seconds for each image.
-        shown["with_labels"] = False
-    visualizer.add_datasample(
-        "prediction", image, data_sample, out_file=out_file, **shown
-    )
+        options["with_labels"] = with_labels
+    visualizer.add_datasample("sample", image, data_sample, **options)
 
 
 def _enlarged(

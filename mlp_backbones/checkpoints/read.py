@@ -57,7 +57,7 @@ def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors
         path = Path(source).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint {name} does not exist")
-        content = _read_file(path)
+        content = read_file(path)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -88,7 +88,18 @@ def _noted_arguments(content: Any) -> Mapping[str, Any]:
     return {}
 
 
-def _read_file(path: Path) -> Any:
+def read_file(path: Path) -> Any:
+    """Read a local file, admitting nothing but tensors and plain data.
+
+    Args:
+        path: A ``.safetensors``, ``.npz`` or ``torch.save`` file.
+
+    Returns:
+        Its whole content, tensors on the CPU.
+
+    Raises:
+        CheckpointError: If it cannot be read or asks for more than plain data.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -382,12 +382,16 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
-def check_checkpoint(path: str) -> None:
+def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
     """Refuse a checkpoint that is missing, unreadable, or more than plain data.
 
     MMEngine would run the code in a file that asks for it. Files and http(s) addresses
     are therefore read here first, with nothing but tensors and plain data admitted;
     other addresses (`open-mmlab://...`) are left to MMEngine.
+
+    Args:
+        path: file or address.
+        whole_model: refuse kinds of files that MMEngine does not load models from.
 
     Raises:
         UserError: with what is wrong with which file.
@@ -396,6 +400,12 @@ def check_checkpoint(path: str) -> None:
 
     if "://" in path and not path.startswith(("http://", "https://")):
         return
+    bare = Path(path).suffix in (".safetensors", ".npz")
+    if whole_model and bare and Path(path).is_file():
+        raise UserError(
+            f"{path}: MMEngine loads whole models from files of torch.save only; give "
+            "weights of a backbone as model.backbone.init_cfg.checkpoint"
+        )
     if not hasattr(torch.serialization, "safe_globals") and Path(path).is_file():
         print_log(f"torch {torch.__version__} is too old to vet {path} before loading")
         return

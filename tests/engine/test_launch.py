@@ -226,3 +226,10 @@ def test_work_dir_defaults_to_the_name_of_the_config(tiny, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     args = launch.train_parser().parse_args([str(tiny / "detection.py")])
     assert Path(launch.load_config(args).work_dir) == Path("work_dirs/detection")
+
+
+def test_files_that_mmengine_cannot_load_models_from_are_refused(tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"weights\.safetensors.*torch\.save only"):
+        launch.check_checkpoint(str(file))

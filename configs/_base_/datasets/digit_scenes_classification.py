@@ -13,11 +13,12 @@ train_pipeline = [
     dict(type="RandomCrop", crop_size=64, padding=6, padding_mode="reflect"),
     dict(type="PackInputs"),
 ]
+# Named with their scope: mmpretrain's inferencer may follow another package's.
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="ResizeEdge", scale=64, edge="short"),
-    dict(type="CenterCrop", crop_size=64),
-    dict(type="PackInputs"),
+    dict(type="mmpretrain.ResizeEdge", scale=64, edge="short"),
+    dict(type="mmpretrain.CenterCrop", crop_size=64),
+    dict(type="mmpretrain.PackInputs"),
 ]
 val_pipeline = [dict(type="mlp_backbones.LoadImage"), *test_pipeline[1:]]
 tta_pipeline = [

@@ -35,17 +35,18 @@ train_pipeline = [
     ),
     dict(type="PackInputs"),
 ]
+# Named with their scope: mmpretrain's inferencer may follow another package's.
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(
-        type="ResizeEdge",
+        type="mmpretrain.ResizeEdge",
         scale=256,
         edge="short",
         backend="pillow",
         interpolation="bicubic",
     ),
-    dict(type="CenterCrop", crop_size=224),
-    dict(type="PackInputs"),
+    dict(type="mmpretrain.CenterCrop", crop_size=224),
+    dict(type="mmpretrain.PackInputs"),
 ]
 val_pipeline = [dict(type="mlp_backbones.LoadImage"), *test_pipeline[1:]]
 tta_pipeline = [

@@ -1,0 +1,103 @@
+"""Making a checkpoint ready to be given away."""
+
+import copy
+import hashlib
+import io
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlp_backbones.checkpoints.read import read_file
+from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine.launch import check_checkpoint
+
+# What of a run's notes is of use to others; the rest says when and under which name
+# it was started.
+KEPT_META = ("cfg", "dataset_meta", "epoch", "iter", "mmengine_version", "seed")
+
+# What users of OpenMMLab know from its own files, e.g. `model-1a2b3c4d.pth`.
+HASH_DIGITS = 8
+
+
+def publish_checkpoint(source: Path, out: Path) -> Path:
+    """Write the weights of a checkpoint to a file whose name ends in its hash.
+
+    Optimizer, schedules and logs are left out; names of classes and the config stay,
+    with whatever paths the config holds. The same checkpoint gives the same bytes.
+    Weights that were averaged in training are what MMEngine has stored as the
+    model's; those from before the averaging are left out.
+
+    Args:
+        source: A checkpoint of a training, or a bare state dict.
+        out: The file wanted, such as ``model.pth``; the first digits of the SHA-256
+            hash of the content are put before the suffix. With ``.safetensors`` the
+            weights alone are written, which tools/test.py does not read.
+
+    Returns:
+        The file written.
+
+    Raises:
+        UserError: If there is no such checkpoint, it cannot be read or asks for more
+            than plain data, or the new file has no place or an unknown suffix.
+    """
+    if out.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"the new file must end in .pth or .safetensors, got {out}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: its folder does not exist")
+    check_checkpoint(str(source), whole_model=False)
+    if hasattr(torch.serialization, "safe_globals"):
+        content = read_file(source)
+    else:  # a torch too old to admit MMEngine's histories and nothing else
+        content = torch.load(source, map_location="cpu", weights_only=False)
+    if out.suffix == ".pth":
+        data = _to_torch(content)
+    else:
+        data = _to_safetensors(content, source)
+    digits = hashlib.sha256(data).hexdigest()[:HASH_DIGITS]
+    file = out.with_name(f"{out.stem}-{digits}{out.suffix}")
+    part = file.with_name(f"{file.name}.part")
+    part.write_bytes(data)
+    part.replace(file)
+    return file
+
+
+def _state_dict(content: dict[str, Any]) -> "OrderedDict[str, Tensor]":
+    weights = content.get("state_dict", content.get("model", content))
+    state_dict = OrderedDict(
+        (name, value.detach().clone())
+        for name, value in weights.items()
+        if isinstance(value, Tensor)
+    )
+    # Beside the versions of modules, some backbones note their arguments there.
+    notes = getattr(weights, "_metadata", None)
+    if notes is not None:
+        state_dict._metadata = copy.deepcopy(notes)  # type: ignore[attr-defined]
+    return state_dict
+
+
+def _to_torch(content: dict[str, Any]) -> bytes:
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    kept = {key: copy.deepcopy(meta[key]) for key in KEPT_META if key in meta}
+    buffer = io.BytesIO()  # into a file, torch would write the name of the file too
+    torch.save({"meta": kept, "state_dict": _state_dict(content)}, buffer)
+    return buffer.getvalue()
+
+
+def _to_safetensors(content: dict[str, Any], source: Path) -> bytes:
+    from safetensors.torch import save
+
+    state_dict = _state_dict(content)
+    for notes in getattr(state_dict, "_metadata", {}).values():
+        if "layout_arguments" in notes:
+            raise UserError(
+                f"{source} notes arguments of its backbone "
+                f"({notes['layout_arguments']}), for which .safetensors has no place; "
+                "publish it as .pth",
+                exit_code=1,
+            )
+    tensors = {name: value.contiguous() for name, value in state_dict.items()}
+    return save(tensors, metadata={"format": "pt"})

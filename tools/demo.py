@@ -1,0 +1,101 @@
+"""Show what a trained model says of images: `tools/demo.py IMAGE CONFIG CHECKPOINT`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mlp_backbones.engine.cli import add_debug_option, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Run a classifier, detector or segmentor on images, print what it "
+        "finds and draw it. Pictures go to OUT/vis and predictions to OUT/preds; those "
+        "of an earlier run with the same names are replaced.",
+    )
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="images, or folders"
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs"), help="folder (default: outputs)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda if any)")
+    parser.add_argument(
+        "--score-thr",
+        type=float,
+        default=0.3,
+        metavar="SCORE",
+        help="leave out detections below it (default: 0.3)",
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="names of the classes, in place of those in the checkpoint",
+    )
+    parser.add_argument(
+        "--opacity",
+        type=float,
+        default=0.5,
+        help="of the colours of a segmentation (default: 0.5)",
+    )
+    parser.add_argument(
+        "--with-labels",
+        action="store_true",
+        help="write class names onto the regions of a segmentation (slow)",
+    )
+    parser.add_argument(
+        "--save-pred",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="write predictions as JSON, and the classes of a segmentation as a mask",
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that override the config",
+    )
+    add_debug_option(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+
+    def work() -> None:
+        from mmengine.logging import MMLogger
+
+        from mlp_backbones.engine.inference import (
+            find_images,
+            print_result,
+            run_inference,
+        )
+        from mlp_backbones.engine.launch import parse_options, read_config
+
+        config = read_config(args.config, parse_options(args.cfg_options))
+        images = find_images(args.images)
+        # What the inferencers warn of has been checked here.
+        MMLogger.get_instance("demo", log_level="ERROR")
+        for result in run_inference(
+            images,
+            config,
+            args.checkpoint,
+            args.out,
+            device=args.device,
+            score_threshold=args.score_thr,
+            classes=args.classes,
+            save_predictions=args.save_pred,
+            opacity=args.opacity,
+            with_labels=args.with_labels,
+        ):
+            print_result(result)
+
+    return run_tool(work, "demo.py", args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

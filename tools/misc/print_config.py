@@ -1,0 +1,55 @@
+"""Print a config with everything it inherits."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Print a config with everything it inherits and is overridden by."
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--save-path", type=Path, help="write it to this .py, .json or .yml file too"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="let --save-path replace a file"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that override the config",
+    )
+    add_debug_option(parser)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+
+    def work() -> None:
+        from mlp_backbones.engine.launch import parse_options, read_config
+
+        path = args.save_path
+        if path is not None:
+            if path.suffix not in (".py", ".json", ".yml"):
+                raise UserError(f"--save-path takes .py, .json or .yml, got {path}")
+            if path.exists() and not args.overwrite:
+                raise UserError(f"--save-path {path} exists; --overwrite replaces it")
+            if not path.absolute().parent.is_dir():
+                raise UserError(f"--save-path {path}: its folder does not exist")
+        config = read_config(args.config, parse_options(args.cfg_options))
+        print(config.pretty_text)
+        if path is not None:
+            config.dump(path)
+
+    return run_tool(work, "print_config.py", args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
