@@ -4,29 +4,56 @@ import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# What `mim train`, `mim test` and `mim download` look for inside a package.
-MIM_PARTS = ("tools", "configs", "model-index.yml")
+# What MIM looks for inside a package. MANIFEST.in names the same files.
+MIM_FILES = (
+    "model-index.yml",
+    "configs/**/*.md",
+    "configs/**/*.py",
+    "configs/**/*.yml",
+    "tools/**/*.py",
+    "tools/**/*.sh",
+)
+# It sets up the virtual environment of a checkout.
+NOT_FOR_MIM = ("tools/misc/setup_env.py",)
 
 
 class BuildWithMim(build_py):
-    """Put tools, configs and the model index where MIM finds them."""
+    """Put configs, tools and the model index where MIM finds them.
+
+    An editable installation needs nothing: there MIM looks in the checkout.
+    """
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
         folder = Path(self.build_lib) / "mlp_backbones" / ".mim"
-        folder.mkdir(parents=True, exist_ok=True)
-        ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
-        for part in MIM_PARTS:
-            source, target = ROOT / part, folder / part
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=ignored, dirs_exist_ok=True)
-            elif source.exists():
-                shutil.copyfile(source, target)
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier build's may be stale
+        for pattern in MIM_FILES:
+            for source in ROOT.glob(pattern):
+                name = source.relative_to(ROOT)
+                if name.as_posix() not in NOT_FOR_MIM:
+                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(source, folder / name)
+
+
+class WheelForMim(bdist_wheel):
+    """Put `.mim` beside the metadata, too.
+
+    onedl-mim 0.5 takes the folder of the first file that an installation lists for the
+    package. That is right where a distribution is called otherwise than its package;
+    `mlp_backbones-*.dist-info` sorts before `mlp_backbones`.
+    """
+
+    def write_wheelfile(self, wheelfile_base: str) -> None:
+        super().write_wheelfile(wheelfile_base)
+        folder = Path(self.bdist_dir) / "mlp_backbones" / ".mim"
+        if folder.is_dir():  # not in an editable installation
+            shutil.copytree(folder, Path(wheelfile_base) / ".mim")
 
 
 def read_version() -> str:
@@ -62,7 +89,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["mlp_backbones", "mlp_backbones.*"]),
     package_data={"mlp_backbones": ["py.typed"]},
-    cmdclass={"build_py": BuildWithMim},
+    cmdclass={"bdist_wheel": WheelForMim, "build_py": BuildWithMim},
     zip_safe=False,
     # No OpenMMLab distribution stands here: two sets of them share their import
     # names, and requiring one would break an environment that holds the other.

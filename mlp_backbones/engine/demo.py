@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from mlp_backbones.engine.cli import UserError
+from mlp_backbones.files import config_dir as find_config_dir
 
 # Beginnings of the names of the configs, and the metrics that say how good a run is.
 DEMO_TASKS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -58,7 +59,7 @@ def find_demo_config(task: str, config_dir: Path | None = None) -> Path:
     if task not in DEMO_TASKS:
         raise UserError(f"no demo {task!r}, there are: {', '.join(DEMO_TASKS)}")
     if config_dir is None:
-        config_dir = Path(__file__).parents[2] / "configs" / "cycle_mlp"
+        config_dir = find_config_dir() / "cycle_mlp"
     pattern = f"{DEMO_TASKS[task][0]}*_digit-scenes.py"
     files = sorted(config_dir.glob(pattern))
     if len(files) != 1:
