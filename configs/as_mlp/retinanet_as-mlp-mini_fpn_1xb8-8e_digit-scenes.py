@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/as-mlp_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,12 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.ASMLP",
-        arch=dict(
-            embed_dims=(32, 64, 128, 192),
-            depths=(2, 2, 2, 1),
-        ),
-    ),
-    neck=dict(in_channels=[64, 128, 192]),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.widths[1:]),
 )

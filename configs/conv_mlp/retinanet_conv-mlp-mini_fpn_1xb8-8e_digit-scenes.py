@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/conv-mlp_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,13 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.ConvMLP",
-        arch=dict(
-            embed_dims=(32, 64, 128, 192),
-            depths=(1, 2, 2, 2),
-            mlp_ratios=(2, 2, 2),
-        ),
-    ),
-    neck=dict(in_channels=[64, 128, 192]),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.widths[1:]),
 )

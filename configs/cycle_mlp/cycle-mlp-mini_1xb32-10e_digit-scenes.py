@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/cycle-mlp_mini.py",
     "../_base_/models/digit_scenes_image-classifier.py",
     "../_base_/datasets/digit_scenes_classification.py",
     "../_base_/schedules/digit_scenes_10e.py",
@@ -7,15 +8,7 @@ _base_ = [
 
 auto_scale_lr = dict(base_batch_size=32)
 model = dict(
-    # The paper's std of 0.02 leaves layers this narrow nearly silent.
-    init_cfg=dict(type="Xavier", layer="Linear", distribution="uniform"),
-    backbone=dict(
-        type="mlp_backbones.CycleMLP",
-        arch=dict(
-            embed_dims=(32, 64, 128, 192),
-            depths=(2, 2, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-    ),
-    head=dict(in_channels=192),
+    init_cfg=_base_.linear_init,
+    backbone=_base_.backbone,
+    head=dict(in_channels=_base_.widths[-1]),
 )

@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/cycle-mlp_mini.py",
     "../_base_/models/digit_scenes_mask-rcnn_fpn.py",
     "../_base_/datasets/digit_scenes_instance.py",
     "../_base_/schedules/digit_scenes_6e.py",
@@ -6,13 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.CycleMLP",
-        arch=dict(
-            embed_dims=(32, 64, 128, 192),
-            depths=(2, 2, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-    ),
-    neck=dict(in_channels=[32, 64, 128, 192]),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.widths),
 )

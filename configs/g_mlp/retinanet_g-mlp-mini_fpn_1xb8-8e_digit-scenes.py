@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/g-mlp_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,16 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.GMLP",
-        arch=dict(
-            embed_dim=96,
-            depth=8,
-            patch_size=8,
-            mlp_ratio=4,
-        ),
-        image_size=96,
-        shift_windows=True,
-    ),
-    neck=dict(in_channels=[96, 96, 96]),
+    backbone=dict(**_base_.backbone, image_size=96, shift_windows=True),
+    neck=dict(in_channels=_base_.widths[1:]),
 )

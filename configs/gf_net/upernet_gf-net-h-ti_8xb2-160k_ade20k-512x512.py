@@ -1,11 +1,10 @@
 _base_ = [
     "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
+    "../_base_/datasets/ade20k_bs2.py",
     "../_base_/schedules/adamw_160k.py",
     "../_base_/default_runtime_seg.py",
 ]
 
-train_dataloader = dict(batch_size=2)
 model = dict(
     backbone=dict(
         type="mlp_backbones.GFNet",

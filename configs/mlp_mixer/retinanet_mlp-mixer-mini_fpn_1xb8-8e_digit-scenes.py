@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/mlp-mixer_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,18 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.MlpMixer",
-        arch=dict(
-            embed_dim=128,
-            depth=6,
-            patch_size=8,
-            tokens_mlp_dim=72,
-            channels_mlp_dim=384,
-            gated=False,
-        ),
-        image_size=96,
-        shift_windows=True,
-    ),
-    neck=dict(in_channels=[128, 128, 128]),
+    backbone=dict(**_base_.backbone, image_size=96, shift_windows=True),
+    neck=dict(in_channels=_base_.widths[1:]),
 )

@@ -1,13 +1,12 @@
 _base_ = [
     "../_base_/models/upernet.py",
-    "../_base_/datasets/ade20k.py",
+    "../_base_/datasets/ade20k_bs2.py",
     "../_base_/schedules/adamw_160k.py",
     "../_base_/default_runtime_seg.py",
 ]
 
 # No weights of this size have been published: give a checkpoint of your own ImageNet
 # training as model.backbone.init_cfg, see docs/recipes.md.
-train_dataloader = dict(batch_size=2)
 model = dict(
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[127.5, 127.5, 127.5]),
     backbone=dict(

@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/ms-mlp_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,13 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.MSMLP",
-        arch=dict(
-            embed_dims=(40, 80, 120, 180),
-            depths=(1, 2, 2, 1),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-    ),
-    neck=dict(in_channels=[80, 120, 180]),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.widths[1:]),
 )

@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/res-mlp_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,17 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.ResMLP",
-        arch=dict(
-            embed_dim=128,
-            depth=8,
-            patch_size=8,
-            mlp_ratio=3,
-            init_scale=0.1,
-        ),
-        image_size=96,
-        shift_windows=True,
-    ),
-    neck=dict(in_channels=[128, 128, 128]),
+    backbone=dict(**_base_.backbone, image_size=96, shift_windows=True),
+    neck=dict(in_channels=_base_.widths[1:]),
 )

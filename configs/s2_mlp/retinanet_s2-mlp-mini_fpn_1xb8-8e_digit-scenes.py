@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/s2-mlp_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,15 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.S2MLP",
-        arch=dict(
-            embed_dim=160,
-            depth=6,
-            patch_size=16,
-            mlp_ratio=4,
-            norm="ln",
-        ),
-    ),
-    neck=dict(in_channels=[80, 160, 160]),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.widths[1:]),
 )

@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/s2-mlp-v2_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,15 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.S2MLPv2",
-        arch=dict(
-            embed_dims=(96, 128, 128, 128),
-            depths=(3, 2, 2, 1),
-            transitions=(True, False, False, False),
-            patch_size=7,
-            mlp_ratios=(3, 3, 3, 3),
-        ),
-    ),
-    neck=dict(in_channels=[96, 128, 128]),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.widths[1:]),
 )

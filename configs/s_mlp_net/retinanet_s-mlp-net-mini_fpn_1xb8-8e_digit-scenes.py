@@ -1,4 +1,5 @@
 _base_ = [
+    "../_base_/backbones/s-mlp-net_mini.py",
     "../_base_/models/digit_scenes_retinanet_fpn.py",
     "../_base_/datasets/digit_scenes_detection.py",
     "../_base_/schedules/digit_scenes_8e.py",
@@ -6,12 +7,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        type="mlp_backbones.SMLPNet",
-        arch=dict(
-            embed_dims=(32, 64, 128, 192), depths=(2, 2, 2, 1), mlp_ratios=(3, 3, 3, 3)
-        ),
-        image_size=192,
-    ),
-    neck=dict(in_channels=[64, 128, 192]),
+    backbone=dict(**_base_.backbone, image_size=192),
+    neck=dict(in_channels=_base_.widths[1:]),
 )

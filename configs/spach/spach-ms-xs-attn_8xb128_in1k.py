@@ -1,7 +1,7 @@
 _base_ = [
     "../_base_/models/image-classifier.py",
     "../_base_/datasets/imagenet_bs128_224.py",
-    "../_base_/schedules/imagenet_bs1024_adamw_300e.py",
+    "../_base_/schedules/imagenet_bs1024_adamw_300e_warmup20.py",
     "../_base_/default_runtime_cls.py",
 ]
 

@@ -1,5 +1,7 @@
 """Every test that asks for `config_path` runs on every config of the folder."""
 
+import copy
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -16,18 +18,42 @@ from mlp_backbones.testing.configs import (
 CONFIG_DIR = find_config_dir()
 
 
-def _representatives(paths: list[Path]) -> set[Path]:
-    """The first size of each family, head and data set, and all for digit scenes."""
+DIGIT_SCENES = "digit-scenes"
+CHOICES = {
+    "config_path",
+    "heavy_path",
+    "digit_path",
+    "heavy_digit_path",
+    "pipeline_path",
+}
+
+# Read once: most of the time of the quick tests would go into reading.
+_load = cache(Config.fromfile)
+
+
+@cache
+def _representatives() -> frozenset[Path]:
+    """The first size of each family, head and data set.
+
+    Of the digit scenes one task a family, by turns, so that all tasks have some.
+    """
     first: dict[tuple, Path] = {}
-    for path in sorted(paths, key=_place_in_table):
+    minis: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(find_configs(CONFIG_DIR), key=_place_in_table):
         try:
             name = parse_config_name(path)
         except ValueError:
-            key: tuple = (path,)  # test_names.py reports it
+            first[(path,)] = path  # test_names.py reports it
+            continue
+        if name.dataset == DIGIT_SCENES:
+            minis[name.family].append(path)
         else:
-            key = (name.family, name.head, name.dataset)
-        first.setdefault(key, path)
-    return set(first.values())
+            first.setdefault((name.family, name.head, name.dataset), path)
+    by_turns = (
+        sorted(minis[family])[number % len(minis[family])]
+        for number, family in enumerate(sorted(minis))
+    )
+    return frozenset([*first.values(), *by_turns])
 
 
 def _place_in_table(path: Path) -> int:
@@ -47,7 +73,7 @@ def _distinct_pipelines() -> list[Path]:
     """The first config of each model type with pipelines of its own."""
     first: dict[str, Path] = {}
     for path in find_configs(CONFIG_DIR):
-        config = Config.fromfile(path)
+        config = _load(path)
         loaders = [config[f"{split}_dataloader"] for split in ("train", "val", "test")]
         head = config.model.get("decode_head", {}).get("type")
         kind = (
@@ -61,37 +87,42 @@ def _distinct_pipelines() -> list[Path]:
     return list(first.values())
 
 
+def _mark_slow(paths: list[Path]) -> list:
+    quick = _representatives()
+    return [
+        pytest.param(
+            path, marks=[] if path in quick else [pytest.mark.slow], id=path.stem
+        )
+        for path in paths
+    ]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Hand out configs.
 
-    `config_path` is all of them, `heavy_path` all with most marked slow, and
+    `config_path` is all of them, `heavy_path` all with most marked slow, `digit_path`
+    all of digit scenes, `heavy_digit_path` these with most marked slow, and
     `pipeline_path` one for each set of pipelines.
     """
     paths = find_configs(CONFIG_DIR)
-    if "config_path" in metafunc.fixturenames:
-        metafunc.parametrize("config_path", paths, ids=[path.stem for path in paths])
-    if "pipeline_path" in metafunc.fixturenames:
-        distinct = _distinct_pipelines()
-        ids = [path.stem for path in distinct]
-        metafunc.parametrize("pipeline_path", distinct, ids=ids)
-    if "heavy_path" in metafunc.fixturenames:
-        quick = _representatives(paths)
-        metafunc.parametrize(
-            "heavy_path",
-            [
-                pytest.param(
-                    path,
-                    marks=[] if path in quick else [pytest.mark.slow],
-                    id=path.stem,
-                )
-                for path in paths
-            ],
-        )
+    digits = [path for path in paths if path.stem.endswith(f"_{DIGIT_SCENES}")]
+    choices = {
+        "config_path": lambda: _with_ids(paths),
+        "heavy_path": lambda: _mark_slow(paths),
+        "digit_path": lambda: _with_ids(digits),
+        "heavy_digit_path": lambda: _mark_slow(digits),
+        "pipeline_path": lambda: _with_ids(_distinct_pipelines()),
+    }
+    for name in CHOICES & set(metafunc.fixturenames):
+        metafunc.parametrize(name, choices[name]())
+
+
+def _with_ids(paths: list[Path]) -> list:
+    return [pytest.param(path, id=path.stem) for path in paths]
 
 
 @pytest.fixture
 def config(request: pytest.FixtureRequest) -> Config:
-    """Return the config that the test is about."""
-    paths = {"config_path", "heavy_path", "pipeline_path"}
-    names = paths & set(request.fixturenames)
-    return Config.fromfile(request.getfixturevalue(names.pop()))
+    """Return the config that the test is about, for it alone."""
+    (name,) = CHOICES & set(request.fixturenames)
+    return copy.deepcopy(_load(request.getfixturevalue(name)))

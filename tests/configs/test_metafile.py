@@ -1,24 +1,32 @@
 """The metafiles against the configs and the classes."""
 
+import json
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
-from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 
 from mlp_backbones.models import get_family
 from mlp_backbones.testing.configs import (
-    build_model,
-    count_parameters,
     find_config_dir,
     find_configs,
     parse_config_name,
-    shrink_config,
 )
+from mlp_backbones.zoo.checking import check_family, check_model_index
+from mlp_backbones.zoo.naming import sort_key
 
 CONFIG_DIR = find_config_dir()
+
+RECORDED = {
+    "box AP": "coco/bbox_mAP",
+    "box AP50": "coco/bbox_mAP_50",
+    "mask AP": "coco/segm_mAP",
+    "mask AP50": "coco/segm_mAP_50",
+    "mIoU": "mIoU",
+    "Top 1 Accuracy": "accuracy/top1",
+}
+"""Names of the metrics in the records of `benchmarks/results`."""
 
 FAMILY_DIRS = sorted({path.parent for path in find_configs(CONFIG_DIR)})
 
@@ -27,76 +35,74 @@ def _metafile(folder: Path) -> dict:
     return yaml.safe_load((folder / "metafile.yml").read_text())
 
 
-def _entry(config_path: Path) -> dict:
-    entries = {
-        model["Name"]: model for model in _metafile(config_path.parent)["Models"]
-    }
-    assert config_path.stem in entries, f"{config_path.name} is in no metafile"
-    return entries[config_path.stem]
-
-
 @pytest.fixture(params=FAMILY_DIRS, ids=lambda folder: folder.name)
 def family_dir(request):
     return request.param
 
 
-def test_collection(family_dir):
-    (collection,) = _metafile(family_dir)["Collections"]
-    assert collection["Name"] == get_family(family_dir.name).__name__
-    assert (CONFIG_DIR.parent / collection["README"]).is_file()
-    assert collection["Paper"]["URL"].startswith("https://arxiv.org/abs/")
-    assert collection["Paper"]["Title"]
+def _first_of_each_task(folder: Path) -> set[str]:
+    """The first config of each head and data set, in the order of the family."""
+    first: dict[tuple, str] = {}
+    for path in sorted(folder.glob("*.py"), key=sort_key):
+        name = parse_config_name(path)
+        first.setdefault((name.head, name.dataset), path.stem)
+    return set(first.values())
 
 
-def test_no_config_is_left_out_and_none_invented(family_dir):
-    models = _metafile(family_dir)["Models"]
-    listed = [CONFIG_DIR.parent / model["Config"] for model in models]
-    assert sorted(listed) == sorted(family_dir.glob("*.py"))
-    assert [path.stem for path in listed] == [model["Name"] for model in models]
-    (collection,) = _metafile(family_dir)["Collections"]
-    assert {model["In Collection"] for model in models} == {collection["Name"]}
+def test_the_model_index_is_in_order():
+    assert check_model_index(CONFIG_DIR) == []
 
 
-def test_numbers_of_the_entry(config_path, config):
-    entry, name = _entry(config_path), parse_config_name(config_path)
-    metadata = entry["Metadata"]
-    assert metadata["Parameters"] == pytest.approx(count_parameters(config), rel=0.01)
-    assert metadata["Batch Size"] == name.gpus * name.batch
-    length = metadata.get("Epochs", metadata.get("Iterations"))
-    assert length in (
-        config.train_cfg.get("max_epochs"),
-        config.train_cfg.get("max_iters"),
-    )
-    # Nothing here has been trained yet but on digit scenes: the rest is borrowed.
-    if name.dataset != "digit-scenes":
-        assert all(result["Source"] == "paper" for result in entry.get("Results", []))
+def test_a_family_is_in_order(family_dir):
+    """All of its names and entries; one config of each task is built as well."""
+    assert check_family(family_dir, build=_first_of_each_task(family_dir)) == []
 
 
-def test_flops_of_the_entry(heavy_path, config):
-    name, metadata = parse_config_name(heavy_path), _entry(heavy_path)["Metadata"]
-    if name.dataset != "in1k":
-        assert "FLOPs" not in metadata
-        return
-    model = build_model(shrink_config(config)).eval()
-    with torch.no_grad():
-        counted = get_model_complexity_info(
-            model, (3, 224, 224), show_table=False, show_arch=False
-        )
-    assert metadata["FLOPs"] == pytest.approx(counted["flops"], rel=0.02)
+@pytest.mark.slow
+def test_all_counts_of_a_family_are_right(family_dir):
+    assert check_family(family_dir) == []
 
 
-def test_weights_are_those_the_class_knows(family_dir):
-    classifiers = [
-        (parse_config_name(path), _entry(path))
-        for path in sorted(family_dir.glob("*_in1k.py"))
-    ]
-    listed = {
-        name.size: entry["Weights"]
-        for name, entry in classifiers
-        if entry.get("Weights")
-    }
-    released = get_family(family_dir.name).released_weights
-    assert listed == {arch.replace("_", "-"): url for arch, url in released.items()}
+def test_nothing_was_trained_here_but_on_digit_scenes(family_dir):
+    for model in _metafile(family_dir)["Models"]:
+        for result in model.get("Results", []):
+            is_here = model["Metadata"]["Training Data"] == "Digit Scenes"
+            expected = "measured here" if is_here else "paper"
+            assert result["Source"] == expected, model["Name"]
+
+
+def _recorded_runs() -> dict[str, list[dict]]:
+    """Finished trainings on record, by the config's path."""
+    runs: dict[str, list[dict]] = {}
+    for path in (CONFIG_DIR.parent / "benchmarks" / "results").glob("digit_*.json"):
+        for run in json.loads(path.read_text()).get("runs", []):
+            if run.get("finished"):
+                runs.setdefault(run["config"], []).append(run)
+    return runs
+
+
+def test_what_was_measured_here_is_on_record(family_dir):
+    runs = _recorded_runs()
+    assert runs
+    for model in _metafile(family_dir)["Models"]:
+        for result in model.get("Results", []):
+            if result["Source"] == "paper":
+                continue
+            records = [
+                {
+                    # Detectors are recorded in parts of one, the others in percent.
+                    name: run["metrics"][key] * (100 if "coco/" in key else 1)
+                    for name, key in RECORDED.items()
+                    if key in run["metrics"]
+                }
+                | {"Minutes": run["minutes"]}
+                for run in runs.get(model["Config"], [])
+            ]
+            metrics = result["Metrics"]
+            assert any(
+                all(abs(record.get(k, -1) - v) <= 0.0501 for k, v in metrics.items())
+                for record in records
+            ), (model["Name"], metrics, records)
 
 
 def test_the_readme_shows_every_config_and_marks_borrowed_numbers(family_dir):

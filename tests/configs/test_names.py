@@ -5,39 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mlp_backbones.registry import MODELS
 from mlp_backbones.testing.configs import find_config_dir, parse_config_name
-
-HEADS = {
-    None: ("ImageClassifier", "head", "LinearClsHead"),
-    "retinanet": ("RetinaNet", "bbox_head", "RetinaHead"),
-    "mask-rcnn": ("MaskRCNN", "roi_head", "StandardRoIHead"),
-    "fpn": ("EncoderDecoder", "decode_head", "FPNHead"),
-    "upernet": ("EncoderDecoder", "decode_head", "UPerHead"),
-}
-SCOPES = {
-    None: "mmpretrain",
-    "retinanet": "mmdet",
-    "mask-rcnn": "mmdet",
-    "fpn": "mmseg",
-    "upernet": "mmseg",
-}
-DATASETS = {
-    "in1k": ("ImageNet", "data/imagenet"),
-    "coco": ("CocoDataset", "data/coco/"),
-    "ade20k-512x512": ("ADE20KDataset", "data/ade/ADEChallengeData2016"),
-}
-DIGIT_SCENES = {
-    "mmpretrain": ("CustomDataset", "data/digit_scenes/cls"),
-    "mmdet": ("CocoDataset", "data/digit_scenes/"),
-    "mmseg": ("BaseSegDataset", "data/digit_scenes/ade"),
-}
-NUM_CLASSES = {"in1k": 1000, "coco": 80, "ade20k-512x512": 150}
-LENGTHS = {
-    None: ("max_epochs", 300),
-    "1x": ("max_epochs", 12),
-    "3x": ("max_epochs", 36),
-}
+from mlp_backbones.zoo.naming import find_name_faults, schedule_length
 
 
 @pytest.fixture
@@ -45,57 +14,14 @@ def name(config_path):
     return parse_config_name(config_path)
 
 
-def test_head_is_the_one_of_the_name(config, name):
-    model, part, head = HEADS[name.head]
-    assert config.default_scope == SCOPES[name.head]
-    assert config.model.type == model
-    assert config.model[part].type == head
+def test_the_config_holds_what_its_name_says(config, config_path):
+    """Head, family, size, neck, batch, length, data set and number of classes."""
+    assert find_name_faults(config_path, config) == []
 
 
-def test_family_and_size_are_those_of_the_name(config, name):
-    cls = MODELS.get(config.model.backbone.type)
-    assert cls.family.replace("_", "-") == name.family
-    arch = config.model.backbone.arch
-    if isinstance(arch, str):
-        assert arch.replace("_", "-") == name.size
-    else:
-        # A size of our own must not go by the name of one of the paper's.
-        assert name.size not in {known.replace("_", "-") for known in cls.arch_settings}
-
-
-def test_neck_is_the_one_of_the_name(config, name):
-    if name.head in ("retinanet", "mask-rcnn"):
-        assert name.neck == "fpn"
-        assert config.model.neck.type == "FPN"
-    else:
-        assert name.neck is None
-        cls = MODELS.get(config.model.backbone.type)
-        pooling = (
-            "mlp_backbones.PooledNorm"
-            if cls.norm_after_pool
-            else "GlobalAveragePooling"
-        )
-        expected = {None: pooling, "fpn": "FPN"}.get(name.head)
-        assert (config.model.get("neck") or {}).get("type") == expected
-
-
-def test_batch_is_the_one_of_the_name(config, name):
-    assert config.train_dataloader.batch_size == name.batch
-    assert config.auto_scale_lr.base_batch_size == name.gpus * name.batch
-
-
-def _length(schedule: str | None) -> tuple[str, int]:
-    if schedule in LENGTHS:
-        return LENGTHS[schedule]
-    number, unit = int(schedule[:-1]), schedule[-1]
-    return {"e": ("max_epochs", number), "k": ("max_iters", 1000 * number)}[unit]
-
-
-def test_schedule_is_the_one_of_the_name(config, name):
-    key, length = _length(name.schedule)
-    assert config.train_cfg[key] == length
+def test_the_rate_comes_to_its_end_with_the_training(config, name):
+    key, length = schedule_length(name.schedule)
     by_epoch = key == "max_epochs"
-    # The rate must have come to its end when the training does.
     last = config.param_scheduler[-1]
     assert last.by_epoch == by_epoch
     assert last.end == length
@@ -115,24 +41,7 @@ def test_warm_up_ends_where_the_curve_begins(config_path, config):
         assert last.begin == (0 if last.type == "MultiStepLR" else scheduler.end)
 
 
-def test_data_set_is_the_one_of_the_name(config, name):
-    if name.dataset == "digit-scenes":
-        expected, num_classes = DIGIT_SCENES[config.default_scope], 10
-        num_classes += config.default_scope == "mmseg"  # the background
-    else:
-        expected, num_classes = DATASETS[name.dataset], NUM_CLASSES[name.dataset]
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        dataset = config[loader].dataset
-        assert (dataset.type, dataset.data_root) == expected
-    model = config.model
-    heads = {
-        None: lambda: [model.head],
-        "retinanet": lambda: [model.bbox_head],
-        "mask-rcnn": lambda: [model.roi_head.bbox_head, model.roi_head.mask_head],
-        "fpn": lambda: [model.decode_head],
-        "upernet": lambda: [model.decode_head, model.auxiliary_head],
-    }[name.head]()
-    assert {head.num_classes for head in heads} == {num_classes}
+def test_crops_are_of_the_size_in_the_name(config, name):
     if name.dataset == "ade20k-512x512":
         assert config.crop_size == (512, 512)
         assert config.model.data_preprocessor.size == (512, 512)

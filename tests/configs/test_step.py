@@ -1,4 +1,4 @@
-"""Every config is built, takes one optimisation step and makes one prediction."""
+"""Every config is built once, takes one optimisation step and makes one prediction."""
 
 import math
 
@@ -49,14 +49,43 @@ CHECKS = {
 }
 
 
+def _check_parameter_groups(wrapper, model):
+    """Every parameter is optimised, and none twice."""
+    groups = wrapper.optimizer.param_groups
+    owned = [parameter for group in groups for parameter in group["params"]]
+    assert len({id(parameter) for parameter in owned}) == len(owned)
+    assert {id(p) for p in owned} == {id(p) for p in model.parameters()}
+
+
+def _check_decay(wrapper, model, settings):
+    """Read from the optimizer itself: are those not decayed whom the recipe spares?"""
+    groups = wrapper.optimizer.param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    names = {name for name, p in model.named_parameters() if decay[id(p)] == 0}
+    everything = {name for name, _ in model.named_parameters()}
+    norms = {name for name in everything if "norm" in name}
+    positions = {name for name in everything if "pos_embed" in name}
+    rules = settings.get("paramwise_cfg") or {}
+    if not rules:
+        assert names == set()  # PVT's recipes decay everything
+    elif "flat_decay_mult" in rules:  # DeiT's spare norms, biases, scales, positions
+        small_ones = {name for name, p in model.named_parameters() if p.ndim == 1}
+        assert names == small_ones | positions
+    else:
+        assert names == norms | positions  # Swin's spare those of the backbone
+    assert set(decay.values()) - {0} == {settings.optimizer.weight_decay}
+
+
 # mmseg says at each build that its loss averages over all pixels.
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 def test_one_step_and_one_prediction(heavy_path, config):
     small = shrink_config(config, IMAGE_SIZE)
     model = build_model(small)
     optimizer = build_optimizer(small, model)
-    report = take_step(model, make_batch(small, image_size=IMAGE_SIZE), optimizer)
+    _check_parameter_groups(optimizer, model)
+    _check_decay(optimizer, model, small.optim_wrapper)
 
+    report = take_step(model, make_batch(small, image_size=IMAGE_SIZE), optimizer)
     assert all(math.isfinite(loss) for loss in report.losses.values()), report.losses
     assert report.losses["loss"] > 0
     assert report.without_gradient == []
@@ -86,33 +115,3 @@ def test_an_output_norm_that_no_head_reads_is_found():
         "backbone.out_norms.0.weight",
         "backbone.out_norms.0.bias",
     ]
-
-
-def test_the_wrapper_optimises_every_parameter_once(heavy_path, config):
-    small = shrink_config(config)
-    model = build_model(small, device="meta")
-    groups = build_optimizer(small, model).optimizer.param_groups
-    owned = [parameter for group in groups for parameter in group["params"]]
-    assert len({id(parameter) for parameter in owned}) == len(owned)
-    assert {id(p) for p in owned} == {id(p) for p in model.parameters()}
-
-
-def test_decay_spares_what_the_recipe_says(heavy_path, config):
-    """Read from the optimizer itself: which parameters are not decayed?"""
-    small = shrink_config(config)
-    model = build_model(small, device="meta")
-    groups = build_optimizer(small, model).optimizer.param_groups
-    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    names = {name for name, p in model.named_parameters() if decay[id(p)] == 0}
-    everything = {name for name, _ in model.named_parameters()}
-    norms = {name for name in everything if "norm" in name}
-    rules = small.optim_wrapper.get("paramwise_cfg") or {}
-    if not rules:
-        assert names == set()  # PVT's recipes decay everything
-    elif "flat_decay_mult" in rules:  # DeiT's spare norms, biases, scales, positions
-        small_ones = {name for name, p in model.named_parameters() if p.ndim == 1}
-        assert names == small_ones | {n for n in everything if "pos_embed" in n}
-    else:
-        assert names == norms  # Swin's spare the backbone's norms
-    weights = set(decay.values()) - {0}
-    assert weights == {small.optim_wrapper.optimizer.weight_decay}

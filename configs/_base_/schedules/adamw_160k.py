@@ -1,4 +1,4 @@
-# The recipe of Swin for UperNet: no decay for the backbone's norms.
+# The recipe of Swin for UperNet: no decay for norms and positions of the backbone.
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=160000, val_interval=16000)
 val_cfg = dict(type="ValLoop")
 test_cfg = dict(type="TestLoop")
@@ -6,7 +6,12 @@ test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg=dict(custom_keys={"norm": dict(decay_mult=0.0)}),
+    paramwise_cfg=dict(
+        custom_keys={
+            "norm": dict(decay_mult=0.0),
+            "pos_embed": dict(decay_mult=0.0),
+        }
+    ),
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=1e-6, by_epoch=False, begin=0, end=1500),

@@ -1,0 +1,16 @@
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/default_runtime_det.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.CSMixer",
+        arch="b",
+        global_grouping="fixed",
+        drop_path_rate=0.3,
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

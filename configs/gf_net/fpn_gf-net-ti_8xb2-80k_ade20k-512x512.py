@@ -1,0 +1,14 @@
+_base_ = [
+    "../_base_/models/semantic-fpn.py",
+    "../_base_/datasets/ade20k_bs2.py",
+    "../_base_/schedules/adamw_80k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.GFNet",
+        arch="ti",
+    ),
+    neck=dict(in_channels=[64, 128, 256, 256]),
+)

@@ -1,0 +1,14 @@
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/default_runtime_det.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.GFNet",
+        arch="ti",
+    ),
+    neck=dict(in_channels=[64, 128, 256, 256]),
+)

@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k_bs2.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.GFNet",
+        arch="ti",
+    ),
+    decode_head=dict(in_channels=[64, 128, 256, 256]),
+    auxiliary_head=dict(in_channels=256),
+)

@@ -1,0 +1,12 @@
+_base_ = [
+    "../_base_/backbones/s-mlp-net_mini.py",
+    "../_base_/models/digit_scenes_semantic-fpn.py",
+    "../_base_/datasets/digit_scenes_segmentation.py",
+    "../_base_/schedules/digit_scenes_3k.py",
+    "../_base_/digit_scenes_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(**_base_.backbone, image_size=64),
+    neck=dict(in_channels=_base_.widths),
+)

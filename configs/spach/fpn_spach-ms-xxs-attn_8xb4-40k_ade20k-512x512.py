@@ -1,0 +1,16 @@
+_base_ = [
+    "../_base_/models/semantic-fpn.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/adamw_40k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.SPACH",
+        arch="ms_xxs_attn",
+        attention_window=16,
+        drop_path_rate=0.1,
+    ),
+    neck=dict(in_channels=[32, 64, 128, 256]),
+)

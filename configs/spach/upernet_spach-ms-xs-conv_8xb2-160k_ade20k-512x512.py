@@ -1,0 +1,14 @@
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k_bs2.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.SPACH",
+        arch="ms_xs_conv",
+        drop_path_rate=0.1,
+    ),
+)

@@ -1,0 +1,17 @@
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k_bs2.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.SPACH",
+        arch="ms_xxs_attn",
+        attention_window=16,
+        drop_path_rate=0.1,
+    ),
+    decode_head=dict(in_channels=[32, 64, 128, 256]),
+    auxiliary_head=dict(in_channels=128),
+)
