@@ -1,0 +1,83 @@
+"""A small zoo to break: one family, five of its configs."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mlp_backbones.testing.configs import find_config_dir
+from mlp_backbones.zoo.checking import check_zoo
+
+CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
+SECOND_CLASSIFIER = "cycle-mlp-b2_8xb128_in1k"
+RETINANET = "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"
+MASK_RCNN = "mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e_digit-scenes"
+UPERNET = "upernet_cycle-mlp-tiny_8xb2-160k_ade20k-512x512"
+NAMES = (CLASSIFIER, SECOND_CLASSIFIER, RETINANET, UPERNET, MASK_RCNN)
+
+README = """\
+# CycleMLP
+
+Something about it.
+
+<!-- table: classification in1k -->
+<!-- /table -->
+
+Detectors and segmentors:
+
+<!-- table: coco ade20k -->
+<!-- /table -->
+
+<!-- table: digit-scenes -->
+<!-- /table -->
+"""
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A folder of configs that tests may break."""
+
+    config_dir: Path
+
+    @property
+    def family(self) -> Path:
+        return self.config_dir / "cycle_mlp"
+
+    @property
+    def metafile(self) -> Path:
+        return self.family / "metafile.yml"
+
+    @property
+    def readme(self) -> Path:
+        return self.family / "README.md"
+
+    @property
+    def model_index(self) -> Path:
+        return self.config_dir.parent / "model-index.yml"
+
+    def read(self) -> dict:
+        return yaml.safe_load(self.metafile.read_text())
+
+    def write(self, content: dict) -> None:
+        self.metafile.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def check(self, build=()) -> list[str]:
+        return check_zoo(self.config_dir, build=build)
+
+
+def make_zoo(folder: Path) -> Zoo:
+    """Copy the five configs, their entries and their bases to a folder."""
+    source = find_config_dir()
+    small = Zoo(folder / "configs")
+    shutil.copytree(source / "_base_", small.config_dir / "_base_")
+    small.family.mkdir()
+    for name in NAMES:
+        shutil.copy(source / "cycle_mlp" / f"{name}.py", small.family)
+    content = yaml.safe_load((source / "cycle_mlp" / "metafile.yml").read_text())
+    entries = {model["Name"]: model for model in content["Models"]}
+    content["Models"] = [entries[name] for name in NAMES]
+    small.write(content)
+    small.readme.write_text(README)
+    small.model_index.write_text("Import:\n  - configs/cycle_mlp/metafile.yml\n")
+    return small
