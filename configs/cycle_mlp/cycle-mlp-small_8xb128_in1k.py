@@ -1,6 +1,6 @@
 _base_ = [
     "../_base_/models/image-classifier.py",
-    "../_base_/datasets/imagenet_bs128_224.py",
+    "../_base_/datasets/imagenet_bs128_224_repeat-aug.py",
     "../_base_/schedules/imagenet_bs1024_adamw_300e.py",
     "../_base_/default_runtime_cls.py",
 ]

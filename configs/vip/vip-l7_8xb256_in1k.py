@@ -2,7 +2,7 @@ _base_ = [
     "../_base_/models/image-classifier.py",
     "../_base_/datasets/imagenet_bs128_224.py",
     "../_base_/schedules/imagenet_bs2048_adamw_300e.py",
-    "../_base_/default_runtime_cls.py",
+    "../_base_/default_runtime_cls_ema.py",
 ]
 
 train_dataloader = dict(batch_size=256)
