@@ -17,8 +17,13 @@ MIM_FILES = (
     "tools/**/*.py",
     "tools/**/*.sh",
 )
-# It sets up the virtual environment of a checkout.
-NOT_FOR_MIM = ("tools/misc/setup_env.py",)
+# These keep a checkout: its virtual environment, its metafiles and pages.
+NOT_FOR_MIM = (
+    "tools/misc/check_metafiles.py",
+    "tools/misc/make_model_zoo.py",
+    "tools/misc/setup_env.py",
+    "tools/misc/update_metafiles.py",
+)
 
 
 class BuildWithMim(build_py):
@@ -28,11 +33,13 @@ class BuildWithMim(build_py):
     """
 
     def run(self) -> None:
+        package = Path(self.build_lib) / "mlp_backbones"
+        if not self.editable_mode:  # what an earlier build has left may be stale
+            shutil.rmtree(package, ignore_errors=True)
         super().run()
         if self.editable_mode:
             return
-        folder = Path(self.build_lib) / "mlp_backbones" / ".mim"
-        shutil.rmtree(folder, ignore_errors=True)  # an earlier build's may be stale
+        folder = package / ".mim"
         for pattern in MIM_FILES:
             for source in ROOT.glob(pattern):
                 name = source.relative_to(ROOT)

@@ -269,6 +269,27 @@ def test_names_of_a_checkpoint_without_any(trained, image_of, tmp_path, task):
         make_inferencer(config, bare, "cpu", ["a", "b"])
 
 
+@pytest.mark.parametrize("task", THREE)
+def test_a_checkpoint_that_names_too_few_classes(trained, tmp_path, task):
+    config, checkpoint = trained(task)
+    config, content = (
+        Config.fromfile(config),
+        torch.load(checkpoint, weights_only=False),
+    )
+    target = tmp_path / "checkpoint.pth"
+    content["meta"]["dataset_meta"] = {"classes": ("a", "b")}
+    torch.save(content, target)
+    with pytest.raises(UserError, match="names 2 classes, the model has 1"):
+        make_inferencer(config, target, "cpu")
+    content["meta"]["dataset_meta"] = {}  # none at all: those of the config
+    torch.save(content, target)
+    inferencer = make_inferencer(config, target, "cpu")
+    if task == "classification":
+        assert tuple(inferencer.classes) == DIGITS
+    else:
+        assert tuple(inferencer.model.dataset_meta["classes"])[-10:] == DIGITS
+
+
 # ------------------------------------------------------------------------- refusals
 
 
@@ -424,6 +445,17 @@ def test_the_demo_on_several_images(trained, scenes, demo, tmp_path):
     assert (one != other).any()
 
 
+def test_the_demo_on_a_long_thin_image(trained, demo, tmp_path):
+    """It is not enlarged until its short side can be read."""
+    image = tmp_path / "thin [b].png"
+    cv2.imwrite(str(image), np.full((3, 900, 3), 128, dtype=np.uint8))
+    code, out, err = demo(image, *trained("retinanet"), "--out", tmp_path / "out")
+    assert code == 0, err
+    picture = cv2.imread(str(tmp_path / "out" / "vis" / "thin [b].png"))
+    assert picture.shape == (6, 1800, 3)
+    assert str(image) in out  # brackets are no markup
+
+
 def test_the_demo_never_replaces_an_image(trained, image_of, demo, tmp_path):
     config, checkpoint = trained("retinanet")
     image = tmp_path / "vis" / "scene.png"
@@ -433,6 +465,10 @@ def test_the_demo_never_replaces_an_image(trained, image_of, demo, tmp_path):
     code, _, err = demo(image, config, checkpoint, "--out", tmp_path)
     assert code == 2
     assert "choose another" in err
+    assert image.read_bytes() == before
+    code, _, err = demo(image, config, checkpoint, "--out", image)
+    assert code == 2
+    assert f"{image} is no folder" in err
     assert image.read_bytes() == before
 
 

@@ -24,12 +24,15 @@ INFO = f"{PACKAGE}-{__version__}.dist-info"
 MIM_FOLDERS = (f"{PACKAGE}/.mim", f"{INFO}/.mim")
 CONFIG = "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes"
 WITH_WEIGHTS = "cycle-mlp-b1_8xb128_in1k"
-# What a tree may hold that was built and worked in, none of it for a wheel.
+# What a tree may hold that was built and worked in, none of it for others.
 JUNK = (
+    "build/lib/mlp_backbones/of_an_earlier_build.py",
     "build/lib/mlp_backbones/.mim/configs/cycle_mlp/of_an_earlier_build.py",
     "configs/cycle_mlp/__pycache__/x.cpython-311.pyc",
     "configs/cycle_mlp/notes.txt",
     "data/digit_scenes/picture.png",
+    "examples/my_mixer/data/digit_scenes/notes.md",
+    "examples/my_mixer/work_dirs/run/config.py",
     "mlp_backbones/data/weights.pth",
     "tools/misc/scratch.ipynb",
     "work_dirs/run/epoch_1.pth",
@@ -114,12 +117,20 @@ def test_the_sdist_builds_the_same_wheel(built, tmp_path):
     assert read_wheel(again) == read_wheel(built["wheel"])
 
 
+def test_the_sdist_holds_nothing_of_a_tree_at_work(built):
+    with tarfile.open(built["sdist"]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"examples/my_mixer/my_mixer.py", "tests/test_mim.py"} <= names
+    assert names & set(JUNK) == set()
+
+
 def test_the_wheel_holds_what_mim_looks_for(built):
     files = read_wheel(built["wheel"])
-    # setup_env.py sets up a checkout.
+    # These keep a checkout.
     source = built["source"]
     wanted = {"model-index.yml", *own_files(source, "configs", "tools")}
-    wanted -= {"tools/misc/setup_env.py"}
+    own = ("check_metafiles", "make_model_zoo", "setup_env", "update_metafiles")
+    wanted -= {f"tools/misc/{name}.py" for name in own}
     for folder in MIM_FOLDERS:
         found = {
             name.removeprefix(f"{folder}/"): digest

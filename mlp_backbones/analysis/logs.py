@@ -135,12 +135,13 @@ def print_summary(runs: Sequence[Path]) -> None:
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     for run in runs:
         files = find_scalars(run)
         curves = read_curves(files)
         rows = read_training_rows(files)
-        table = Table("", "best", "at iteration", "last", title=str(run))
+        table = Table("", "best", "at iteration", "last", title=Text(str(run)))
         for column in table.columns[1:]:
             column.justify = "right"
         losses = [(row["iter"], row["loss"]) for row in rows if "loss" in row]

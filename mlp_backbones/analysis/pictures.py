@@ -25,6 +25,8 @@ VISUALIZER_TYPES = {
 
 # Text on smaller pictures cannot be read.
 MIN_SIDE = 640
+# Long and thin images would grow without end.
+MAX_SIDE = 4 * MIN_SIDE
 
 
 def make_visualizer(dataset_meta: dict | None) -> Visualizer:
@@ -114,7 +116,9 @@ def draw_sample(
         show: show the picture in a window as well.
         wait_time: seconds that it is shown.
     """
-    factor = max(1, math.ceil(MIN_SIDE / min(image.shape[:2])))
+    height, width = image.shape[:2]
+    factor = math.ceil(MIN_SIDE / min(height, width))
+    factor = max(1, min(factor, MAX_SIDE // max(height, width)))
     image = image.repeat(factor, axis=0).repeat(factor, axis=1)
     options: dict[str, Any] = {
         "draw_gt": ground_truth,

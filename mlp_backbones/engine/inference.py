@@ -129,8 +129,8 @@ def make_inferencer(
 
     Raises:
         UserError: If the checkpoint is missing, unreadable, more than plain data, or
-            does not fit; if there is no such device; if the number of names is not
-            the number of classes.
+            does not fit; if there is no such device; if the number of names, given or
+            the checkpoint's, is not the number of classes.
     """
     checkpoint = str(checkpoint)
     device = _check_device(device)
@@ -151,11 +151,17 @@ def make_inferencer(
         config.visualizer.vis_backends = None  # they would ask for a folder
         config.visualizer.pop("name", None)  # else it may be that of a training
     with DefaultScope.overwrite_default_scope(config.default_scope):
-        meta = _check_weights(config, checkpoint)
+        known = _classes_of(_check_weights(config, checkpoint))
         inferencer = _build_inferencer(config, checkpoint, device)
-        known = "dataset_meta" in meta or "CLASSES" in meta
+        number = _count_classes(inferencer.model)
         if classes is not None or not known:
-            _name_classes(inferencer, config, classes)
+            _name_classes(inferencer, config, classes, number)
+        elif number is not None and len(known) != number:
+            raise UserError(
+                f"{checkpoint} names {len(known)} classes, the model has {number}; "
+                "give their names",
+                exit_code=1,
+            )
     return inferencer
 
 
@@ -186,6 +192,12 @@ def _check_weights(config: Config, checkpoint: str) -> dict[str, Any]:
     return loaded.get("meta", {})
 
 
+def _classes_of(meta: dict[str, Any]) -> Sequence[str]:
+    """Return the names that a checkpoint gives the classes, new or old."""
+    names = meta.get("dataset_meta", meta)
+    return names.get("classes") or names.get("CLASSES") or ()
+
+
 def _build_inferencer(config: Config, checkpoint: str, device: str) -> Any:
     if config.default_scope == "mmdet":
         from mmdet.apis import DetInferencer
@@ -210,10 +222,12 @@ def _count_classes(model: Any) -> int | None:
 
 
 def _name_classes(
-    inferencer: Any, config: Config, classes: Sequence[str] | None
+    inferencer: Any,
+    config: Config,
+    classes: Sequence[str] | None,
+    number: int | None,
 ) -> None:
     """Give an inferencer the names asked for, or else those that the config has."""
-    number = _count_classes(inferencer.model)
     if classes is None:
         dataset = config.test_dataloader.dataset
         of_type = getattr(DATASETS.get(dataset.type), "METAINFO", {})
@@ -295,14 +309,16 @@ def run_inference(
         What was found, when the files of the image are written.
 
     Raises:
-        UserError: On what :func:`make_inferencer` refuses, and if an image would be
-            replaced by its own picture.
+        UserError: On what :func:`make_inferencer` refuses, if the folder is a file,
+            and if an image would be replaced by its own picture.
     """
     from mlp_backbones.analysis.pictures import draw_sample, make_visualizer
 
     for name, value in (("score_threshold", score_threshold), ("opacity", opacity)):
         if not 0 <= value <= 1:
             raise UserError(f"{name} must lie between 0 and 1, got {value}")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"{out_dir} is no folder; choose another out_dir")
     pictures = {image: out_dir / "vis" / name for image, name in _names(images).items()}
     taken = {image.resolve() for image in images}
     for picture in pictures.values():
@@ -407,7 +423,8 @@ def _save_prediction(
     elif task == "segmentation":
         mask = sample.pred_sem_seg.data[0].numpy()  # (1, H, W) -> (H, W)
         mask_file = file.with_suffix(".png")
-        cv2.imwrite(str(mask_file), mask.astype(np.uint8))
+        kind = np.uint8 if len(names) <= 256 else np.uint16
+        cv2.imwrite(str(mask_file), mask.astype(kind))
         shares = _find(sample, task, meta, 0.0)
         record["mask"] = mask_file.name
         record["classes"] = list(names)
@@ -432,7 +449,7 @@ def print_result(result: ImageResult, num_rows: int = 20) -> None:
     from rich.text import Text
 
     shown = result.findings[:num_rows]
-    table = Table(title=str(result.image), title_justify="left")
+    table = Table(title=Text(str(result.image)), title_justify="left")
     table.add_column("class")
     columns = {
         "score": [f.score is not None for f in shown],

@@ -1,4 +1,4 @@
-"""Helpers shared by this package's tests and its users' tests."""
+"""What this package's tests and its users' tests share."""
 
 from mlp_backbones.testing.contract import check_backbone
 from mlp_backbones.testing.folders import find_data_dir, find_reference_dir

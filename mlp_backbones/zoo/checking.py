@@ -1,5 +1,6 @@
 """Find what is wrong with the metafiles, one line for each fault."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -52,7 +53,7 @@ def check_zoo(
     Returns:
         One line for each fault, with file, entry and value; empty if all is in order.
     """
-    problems = check_model_index(config_dir)
+    problems = [*check_model_index(config_dir), *_find_strays(config_dir)]
     owners: dict[str, Path] = {}
     for folder in _family_folders(config_dir):
         progress(folder.name)
@@ -69,6 +70,14 @@ def _family_folders(config_dir: Path) -> list[Path]:
     return sorted({part.parent for part in parts if part.parent.name != "_base_"})
 
 
+def _find_strays(config_dir: Path) -> Iterator[str]:
+    """Name configs where no metafile speaks of them."""
+    for path in sorted(config_dir.rglob("*.py")):
+        place = path.relative_to(config_dir).parts
+        if place[0] != "_base_" and len(place) != 2:
+            yield f"{path}: lies in no family's folder"
+
+
 def check_model_index(config_dir: Path) -> list[str]:
     """Check that the model index imports every metafile and nothing else.
 
@@ -80,12 +89,14 @@ def check_model_index(config_dir: Path) -> list[str]:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return [f"{path}: is missing"]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         return [f"{path}: not YAML: {' '.join(str(error).split())}"]
     if not isinstance(raw, dict) or set(raw) != {"Import"}:
         keys = list(raw) if isinstance(raw, dict) else raw
         return [f"{path}: the one key should be Import, got {keys!r}"]
-    listed = [str(entry) for entry in raw["Import"] or []]
+    if not isinstance(raw["Import"], list):
+        return [f"{path}: Import should be a list, got {raw['Import']!r}"]
+    listed = [str(entry) for entry in raw["Import"]]
     due = [
         f"{config_dir.name}/{folder.name}/metafile.yml"
         for folder in _family_folders(config_dir)
@@ -266,7 +277,9 @@ def _check_results(model: Model, name: ConfigName) -> Iterator[str]:
             if metric not in known:
                 names = ", ".join(known)
                 yield f"{where}: unknown metric {metric!r}, known are {names}"
-            elif value <= 0 or (metric != DURATION and value > 100):
+            elif metric == DURATION and not 0 < value < math.inf:
+                yield f"{where}: {metric} should be a duration, got {value}"
+            elif metric != DURATION and not 0 < value <= 100:
                 yield f"{where}: {metric} should be in percent, got {value}"
         run = (result.task, result.source, result.hardware)
         if run in seen:

@@ -145,7 +145,11 @@ def read_metafile(path: str | Path) -> Metafile:
         FileNotFoundError: If it is not there.
     """
     path = Path(path)
-    return parse_metafile(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise MetafileError([f"{path}: not UTF-8: {error}"]) from error
+    return parse_metafile(text, str(path))
 
 
 def parse_metafile(text: str, name: str = "metafile") -> Metafile:
@@ -159,11 +163,11 @@ def parse_metafile(text: str, name: str = "metafile") -> Metafile:
         MetafileError: If it is not YAML, lacks something, or holds something unknown.
     """
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise MetafileError(
             [f"{name}: not YAML: {' '.join(str(error).split())}"]
-        ) from (error)
+        ) from error
     reader = _Reader(name)
     if raw is None:
         reader.report("the file", "is empty")
@@ -191,6 +195,20 @@ def _split_header(text: str) -> tuple[str, list[str]]:
         (i for i, line in enumerate(lines) if not line.startswith("#")), len(lines)
     )
     return "\n".join(lines[:length]), lines[length:]
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would drop the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class _Reader:
@@ -232,6 +250,7 @@ class _Reader:
         return values
 
     def collection(self, raw: Any) -> Collection:
+        raw = {} if raw is None else raw  # "-" with nothing behind it
         where = f"collection {_name_of(raw)}"
         parts = {"Name": str, "Metadata": dict, "Paper": dict, "README": str}
         values = self.take(raw, where, {**parts, "Code": dict}, {})
@@ -240,6 +259,12 @@ class _Reader:
         )
         paper = self.take(values.get("Paper"), where, {"URL": str, "Title": str}, {})
         code = self.take(values.get("Code"), where, {"URL": str}, {"Version": str})
+        # Without it `mim download` ends in an error.
+        if "Metadata" in values and metadata.get("Weight") != "":
+            self.report(where, f"Weight should be '', got {metadata.get('Weight')!r}")
+        for part in metadata.get("Architecture", ()):
+            if not isinstance(part, str):
+                self.report(where, f"Architecture should hold texts, got {part!r}")
         return Collection(
             name=values.get("Name", ""),
             architecture=tuple(metadata.get("Architecture", ())),
@@ -251,6 +276,7 @@ class _Reader:
         )
 
     def model(self, raw: Any) -> Model:
+        raw = {} if raw is None else raw  # "-" with nothing behind it
         where = _name_of(raw)
         parts = {"Name": str, "In Collection": str, "Config": str, "Metadata": dict}
         values = self.take(raw, where, parts, {"Results": list, "Weights": str})
@@ -286,6 +312,7 @@ class _Reader:
         )
 
     def result(self, raw: Any, model: str) -> Result:
+        raw = {} if raw is None else raw  # "-" with nothing behind it
         where = f"{model}: Results"
         parts = {"Task": str, "Dataset": str, "Source": str, "Metrics": dict}
         values = self.take(raw, where, parts, {"Hardware": str})

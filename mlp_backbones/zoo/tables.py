@@ -408,7 +408,8 @@ def make_pages(config_dir: Path) -> dict[Path, str]:
         The text of each page by its path.
 
     Raises:
-        TableError: If a page's markers are not in order or it lacks a config.
+        TableError: If a page's markers are not in order or it lacks a config, or a
+            family has no entries.
         MetafileError: If a metafile is not in order.
         FileNotFoundError: If there is no metafile at all.
     """
@@ -423,6 +424,11 @@ def make_pages(config_dir: Path) -> dict[Path, str]:
         text = readme.read_text(encoding="utf-8")
         metafile = read_metafile(path)
         rows = _make_rows(path.parent, metafile, _title_of(text, readme))
+        if not rows:
+            problems.append(
+                f"{path}: Models is empty: run tools/misc/update_metafiles.py"
+            )
+            continue
         families.append((metafile, rows))
         try:
             pages[readme] = fill_readme(text, rows, str(readme))

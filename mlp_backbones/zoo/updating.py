@@ -82,7 +82,7 @@ def update_metafile(
             the family is.
         MetafileError: If the file is not in order.
         ValueError: If an entry has no config and ``prune`` is not given, or a config's
-            name does not follow the rule.
+            name does not follow the rule, or it cannot be read or built.
     """
     path = folder / "metafile.yml"
     if not path.exists():
@@ -151,8 +151,12 @@ def _update_model(
     recount: bool,
     progress: Callable[[str], None],
 ) -> Model:
-    config = Config.fromfile(path)
-    facts = read_facts(path, config)
+    try:
+        config = Config.fromfile(path)
+        facts = read_facts(path, config)
+    except Exception as error:  # a config is code: anything may be raised
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: {type(error).__name__}: {reason}") from error
     flops = known.flops if known and known.parameters == facts.parameters else None
     if not has_flops(path):
         flops = None

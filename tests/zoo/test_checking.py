@@ -11,7 +11,14 @@ from small_zoo import (
     UPERNET,
 )
 
-from mlp_backbones.zoo.checking import check_model_index
+from mlp_backbones.testing.configs import find_config_dir
+from mlp_backbones.zoo.checking import check_model_index, check_zoo
+
+
+@pytest.mark.slow
+def test_this_zoo_as_a_whole_is_in_order():
+    """No stray config, no name in two families; the counts are tested by family."""
+    assert check_zoo(find_config_dir(), build=()) == []
 
 
 def test_a_zoo_in_order_has_no_fault(zoo):
@@ -148,6 +155,10 @@ FAULTS = {
         set_metric(RETINANET, "box AP", 386),
         f"{RETINANET}: .*box AP should be in percent, got 386",
     ),
+    "no number": (
+        set_metric(RETINANET, "box AP", float("nan")),
+        f"{RETINANET}: .*box AP should be in percent, got nan",
+    ),
     "minutes of a paper": (
         set_metric(RETINANET, "Minutes", 5),
         f"{RETINANET}: .*unknown metric 'Minutes'",
@@ -175,8 +186,20 @@ FAULTS = {
         "CycleMLP: Title is missing",
     ),
     "architecture": (
-        set_collection("Metadata", {"Architecture": []}),
+        set_collection("Metadata", {"Architecture": [], "Weight": ""}),
         "CycleMLP: Architecture is empty",
+    ),
+    "part of the architecture": (
+        set_collection("Metadata", {"Architecture": ["MLP", 1], "Weight": ""}),
+        "CycleMLP: Architecture should hold texts, got 1",
+    ),
+    "no weight of a collection": (
+        set_collection("Metadata", {"Architecture": ["MLP"]}),
+        "CycleMLP: Weight should be '', got None",
+    ),
+    "weight of a collection": (
+        set_collection("Metadata", {"Architecture": ["MLP"], "Weight": "b1.pth"}),
+        "CycleMLP: Weight should be '', got 'b1.pth'",
     ),
     "README": (
         set_collection("README", "configs/as_mlp/README.md"),
@@ -361,9 +384,50 @@ def test_text_that_is_no_yaml_is_told(zoo):
     assert problem.startswith(f"{zoo.metafile}: not YAML: ")
 
 
+def test_a_file_that_is_no_text_is_told(zoo):
+    for path in (zoo.metafile, zoo.model_index):
+        path.write_bytes(b"\xff\xfe")
+    index, metafile = zoo.check()
+    assert index.startswith(f"{zoo.model_index}: not YAML: ")
+    assert metafile.startswith(f"{zoo.metafile}: not UTF-8: ")
+
+
+@pytest.mark.parametrize(
+    ("once", "twice"),
+    [("    Epochs: 12\n", "'Epochs'"), ("Models:\n", "'Models'")],
+)
+def test_a_key_that_stands_twice_is_told(zoo, once, twice):
+    """YAML takes the last of them."""
+    text = zoo.metafile.read_text()
+    at = text.index(once)
+    zoo.metafile.write_text(f"{text[:at]}{once.rstrip()} []\n{text[at:]}")
+    (problem,) = zoo.check()
+    assert problem.startswith(f"{zoo.metafile}: not YAML: {twice} stands twice")
+
+
+def test_an_entry_with_nothing_in_it_is_told(zoo):
+    content = zoo.read()
+    entry(content, RETINANET)["Results"] = [None]
+    content["Models"].append(None)
+    zoo.write(content)
+    problems = zoo.check()
+    assert f"{zoo.metafile}: an entry without Name: Name is missing" in problems
+    assert f"{zoo.metafile}: {RETINANET}: Results: Task is missing" in problems
+
+
+@pytest.mark.parametrize("place", ["stray.py", "cycle_mlp/deeper/stray.py"])
+def test_a_config_outside_the_folders_of_families_is_told(zoo, place):
+    path = zoo.config_dir / place
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    assert zoo.check() == [f"{path}: lies in no family's folder"]
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        ("Import: configs/cycle_mlp/metafile.yml\n", "Import should be a list, got 'c"),
+        ("Import:\n", "Import should be a list, got None"),
         ("Import: []\n", "configs/cycle_mlp/metafile.yml is missing"),
         (
             "Import: [configs/cycle_mlp/metafile.yml, configs/no/metafile.yml]\n",

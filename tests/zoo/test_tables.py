@@ -155,6 +155,14 @@ def test_a_page_out_of_order_is_refused(zoo, old, new, problem):
     ), info.value.problems
 
 
+def test_a_family_without_entries_is_refused(zoo):
+    """As a new family begins, before its metafile is brought up to date."""
+    zoo.write({**zoo.read(), "Models": []})
+    zoo.readme.write_text("# CycleMLP\n")
+    with pytest.raises(TableError, match=r"metafile\.yml: Models is empty: run "):
+        make_pages(zoo.config_dir)
+
+
 def test_a_folder_without_metafiles_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no metafile\.yml"):
         make_pages(tmp_path)

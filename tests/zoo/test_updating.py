@@ -119,6 +119,14 @@ def test_a_comment_that_would_be_lost_is_refused(zoo):
         update_metafile(zoo.family)
 
 
+def test_a_config_that_cannot_be_counted_is_named(zoo):
+    (zoo.family / f"{RETINANET}.py").write_text("x = 1\n")
+    text = zoo.metafile.read_text()
+    with pytest.raises(ValueError, match=rf"{RETINANET}\.py: AttributeError: .*"):
+        update_metafile(zoo.family)
+    assert zoo.metafile.read_text() == text
+
+
 def test_an_unknown_family_is_refused(zoo):
     assert find_families(zoo.config_dir) == [zoo.family]
     assert find_families(zoo.config_dir, ["cycle_mlp"]) == [zoo.family]
