@@ -75,17 +75,19 @@ def load_pretrained(
         expected = {k.removeprefix("backbone."): v for k, v in expected.items()}
     named = backbone.adapt_weights(named)
     _fit_norms(named, expected, backbone, notes)
-    head_dropped = _fit_head(named, expected, notes)
+    dropped = _fit_head(named, expected, notes)
     _fit_stages(named, backbone, notes)
     _fit_resamplers(named, expected, notes)
 
-    fresh = {key for key in expected if head_dropped and key.startswith("head.")}
+    fresh = {key for key in expected if dropped and key.startswith("head.")}
     if not is_classifier:  # whole norms of a pyramid start fresh, never half of one
         fresh |= _of_new_levels("out_norms", named, expected)
     fresh |= _of_new_levels("resamplers", named, expected)
     for key in expected.keys() & named.keys():
         named[key] = _squeeze_like(named[key], expected[key])
     _compare(named, expected, fresh, f"{source} does not fit {_describe(backbone)}")
+    if dropped is not None:
+        print_log(dropped, logger="current", level=WARNING)
 
     own_names = {
         f"backbone.{key}"
@@ -194,15 +196,16 @@ def _fit_norms(
 
 def _fit_head(
     named: dict[str, Tensor], expected: dict[str, Tensor], notes: list[str]
-) -> bool:
-    """Drop a head that has no place; say whether the model's own is left fresh."""
+) -> str | None:
+    """Drop a head that has no place; if the model's own is left fresh, say why."""
     head = [key for key in named if key.startswith("head.")]
     if not head:
-        return False
+        return None
     weight = named.get("head.fc.weight")
     wanted = expected.get("head.fc.weight")
+    reason = None
     if wanted is None:
-        reason = "the classifier's head is left aside"
+        notes.append("the classifier's head is left aside")
     elif (
         weight is not None
         and weight.shape[0] != wanted.shape[0]
@@ -212,13 +215,11 @@ def _fit_head(
             f"the head of {weight.shape[0]} classes is dropped, the model has "
             f"{wanted.shape[0]}"
         )
-        print_log(reason, logger="current", level=WARNING)
     else:
-        return False
-    notes.append(reason)
+        return None
     for key in head:
         del named[key]
-    return wanted is not None
+    return reason
 
 
 def _fit_stages(named: dict[str, Tensor], backbone: Any, notes: list[str]) -> None:

@@ -1,6 +1,7 @@
 """How every tool of this repository reports an error: one line and an exit code."""
 
 import os
+import re
 import sys
 import traceback
 from argparse import ArgumentParser
@@ -33,7 +34,7 @@ def one_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     if lines[0].startswith("Caught ") and "Original Traceback" in str(error):
-        return lines[-1]
+        return re.sub(r"^mlp_backbones(\.\w+)+: ", "", lines[-1])
     message = " ".join(lines)
     if isinstance(error, KeyError):
         message = message.strip("'\"")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.checkpoints.read import read_file
-from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine.cli import UserError, one_line
 from mlp_backbones.engine.launch import check_checkpoint
 
 # What of a run's notes is of use to others; the rest says when and under which name
@@ -48,10 +49,10 @@ def publish_checkpoint(source: Path, out: Path) -> Path:
     if not out.absolute().parent.is_dir():
         raise UserError(f"{out}: its folder does not exist")
     check_checkpoint(str(source), whole_model=False)
-    if hasattr(torch.serialization, "safe_globals"):
+    try:
         content = read_file(source)
-    else:  # a torch too old to admit MMEngine's histories and nothing else
-        content = torch.load(source, map_location="cpu", weights_only=False)
+    except CheckpointError as error:  # torch < 2.5 reads little of MMEngine's
+        raise UserError(one_line(error), exit_code=1) from error
     if out.suffix == ".pth":
         data = _to_torch(content)
     else:

@@ -198,7 +198,14 @@ def test_head_of_other_classes_is_dropped_and_said(
     load_pretrained(model, tmp_path / "w.pth")
     assert torch.equal(model.head.fc.weight, head)
     assert torch.equal(model.backbone.stem.proj.bias, official["patch_embed.proj.bias"])
-    assert any("head of 10 classes is dropped, the model has 7" in s for s in said)
+    assert [s for s in said if "is dropped" in s] == [
+        "WARNING the head of 10 classes is dropped, the model has 7"
+    ]
+    wider = get_model("cycle_mlp_b1", num_classes=7)
+    said.clear()
+    with pytest.raises(CheckpointError):
+        load_pretrained(wider, tmp_path / "w.pth")
+    assert said == []  # nothing was dropped
 
 
 def test_own_checkpoints_go_round(case, classifier, tmp_path: Path) -> None:

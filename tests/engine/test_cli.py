@@ -3,15 +3,19 @@ import sys
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+from mlp_backbones.datasets.checks import DataError
 from mlp_backbones.engine.cli import UserError, one_line, run_tool
 
 
 class Broken(Dataset):
+    def __init__(self, error):
+        self.error = error
+
     def __len__(self):
         return 1
 
     def __getitem__(self, index):
-        raise FileNotFoundError("no image at pictures/7.jpg")
+        raise self.error
 
 
 def fail(error):
@@ -22,10 +26,17 @@ def fail(error):
 
 
 def test_the_error_of_a_data_loading_process_is_its_last_line():
+    missing = FileNotFoundError("no image at pictures/7.jpg")
     with pytest.raises(FileNotFoundError) as error:
-        next(iter(DataLoader(Broken(), num_workers=1)))
+        next(iter(DataLoader(Broken(missing), num_workers=1)))
     assert "Original Traceback" in str(error.value)
     assert one_line(error.value) == "FileNotFoundError: no image at pictures/7.jpg"
+
+
+def test_our_own_error_of_a_data_loading_process_is_its_message():
+    with pytest.raises(DataError) as error:
+        next(iter(DataLoader(Broken(DataError("7.jpg: truncated")), num_workers=1)))
+    assert one_line(error.value) == "7.jpg: truncated"
 
 
 @pytest.mark.parametrize(
