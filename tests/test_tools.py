@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,13 @@ def fail(code, *command):
     assert len(lines) == 1, err
     assert err.rstrip().endswith(lines[0])
     return lines[0]
+
+
+def free_port():
+    """A port that no process of this machine listens on, as text."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def scalars(run_dir):
@@ -263,11 +271,11 @@ def test_showing_predictions(trained, tiny, tmp_path):
 def test_two_processes_train_and_test_together(tiny, tmp_path):
     config, out = tiny / "detection.py", tmp_path / "out.pkl"
     options = ["--work-dir", tmp_path, "--auto-scale-lr"]
-    succeed(TOOLS / "dist_train.sh", config, 2, *options, PORT="29731")
+    succeed(TOOLS / "dist_train.sh", config, 2, *options, PORT=free_port())
     # Two processes with a batch of 2 each, for a base of 8.
     assert scalars(tmp_path)[0]["lr"] == pytest.approx(5e-4)
     command = [TOOLS / "dist_test.sh", config, tmp_path / "iter_2.pth", 2]
-    succeed(*command, "--work-dir", tmp_path, "--out", out, PORT="29732")
+    succeed(*command, "--work-dir", tmp_path, "--out", out, PORT=free_port())
     assert len(pickle.loads(out.read_bytes())) == tiny_runs.NUM_IMAGES
 
 

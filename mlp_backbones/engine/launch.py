@@ -433,6 +433,7 @@ def train(args: Namespace) -> None:
     """
     config = prepare_training(args)
     build_runner(config).train()
+    _end_process_group()
 
 
 def prepare_training(args: Namespace) -> Config:
@@ -564,7 +565,9 @@ def test(args: Namespace) -> dict[str, float]:
 
         options = {} if config.compile is True else dict(config.compile)
         runner.model.test_step = torch.compile(runner.model.test_step, **options)
-    return runner.test()
+    metrics = runner.test()
+    _end_process_group()
+    return metrics
 
 
 def prepare_test(args: Namespace) -> Config:
@@ -652,6 +655,19 @@ def _distribute_on_cpu(config: Config) -> None:
             find_unused_parameters=config.get("find_unused_parameters", False),
         )
     config.model_wrapper_cfg.device_ids = None
+
+
+def _end_process_group() -> None:
+    """Leave the process group, if there is one, once the work is done.
+
+    A process that exits within its group may be aborted while the threads of the
+    group still run. After an error it is left alone: the other processes may wait in
+    a collective call, and this one would wait with them.
+    """
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def current_log_dir() -> Path | None:

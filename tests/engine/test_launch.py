@@ -233,3 +233,58 @@ def test_files_that_mmengine_cannot_load_models_from_are_refused(tmp_path):
     file.write_bytes(b"")
     with pytest.raises(UserError, match=r"weights\.safetensors.*torch\.save only"):
         launch.check_checkpoint(str(file))
+
+
+class StandInRunner:
+    """Runs nothing; fails where it is told to."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def train(self):
+        if self.error is not None:
+            raise self.error
+        return {}
+
+    test = train
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A process group of this process alone."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def arguments_of(work, tiny, tmp_path):
+    """What the command line of a training or a test would give."""
+    args = [str(tiny / "detection.py"), "--work-dir", str(tmp_path / "run")]
+    if work == "train":
+        return launch.train_parser().parse_args([*args, "--no-check-data"])
+    checkpoint = tmp_path / "c.pth"
+    torch.save({"weight": torch.zeros(1)}, checkpoint)
+    args.insert(1, str(checkpoint))
+    return launch.test_parser().parse_args([*args, "--no-check-data"])
+
+
+@pytest.mark.parametrize("work", ["train", "test"])
+def test_the_process_group_ends_with_the_work(
+    tiny, tmp_path, monkeypatch, process_group, work
+):
+    monkeypatch.setattr(launch, "build_runner", lambda config: StandInRunner())
+    getattr(launch, work)(arguments_of(work, tiny, tmp_path))
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("work", ["train", "test"])
+def test_an_error_does_not_wait_for_the_process_group(
+    tiny, tmp_path, monkeypatch, process_group, work
+):
+    runner = StandInRunner(error=RuntimeError("the work failed"))
+    monkeypatch.setattr(launch, "build_runner", lambda config: runner)
+    with pytest.raises(RuntimeError, match="the work failed"):
+        getattr(launch, work)(arguments_of(work, tiny, tmp_path))
+    assert torch.distributed.is_initialized()
