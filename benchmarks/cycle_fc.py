@@ -56,7 +56,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class DeformCycleFC(nn.Module):
-    """The same layer as the authors compute it, with its constant offset field."""
+    """The same layer as the authors compute it, with its constant offset field.
+
+    There is no bfloat16 kernel of the operator: it computes in float32 there, as it
+    does under autocast.
+    """
 
     def __init__(self, layer: CycleFC) -> None:
         super().__init__()
@@ -70,9 +74,11 @@ class DeformCycleFC(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, _ = x.shape
-        offset = self.offset.expand(batch, -1, height, width)
-        x = deform_conv2d(x.permute(0, 3, 1, 2), offset, self.weight, self.bias)
-        return x.permute(0, 2, 3, 1)
+        dtype = torch.float32 if x.dtype == torch.bfloat16 else x.dtype
+        offset = self.offset.to(dtype).expand(batch, -1, height, width)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        y = deform_conv2d(x.to(dtype).permute(0, 3, 1, 2), offset, weight, bias)
+        return y.to(x.dtype).permute(0, 2, 3, 1)
 
 
 class BareFC(ChannelLinear):
@@ -231,19 +237,29 @@ def with_ratios(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "ratios": {what: pairs for what, pairs in found.items() if pairs}}
 
 
-def build(form: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def build(form: str, args: argparse.Namespace) -> nn.Module:
     """Build the whole model in one form."""
     torch.manual_seed(0)
-    model = get_model(MODEL, recompute=form == "shift").to(device, dtype)
+    model = get_model(MODEL, recompute=form == "shift")
+    model.to(args.device, DTYPES[args.dtype]).to(memory_format=memory_format(args))
     return to_form(model, form)
+
+
+def make_images(args: argparse.Namespace) -> Tensor:
+    """Return a batch for the whole model."""
+    x = torch.randn(args.batch, 3, 224, 224, device=args.device)
+    return x.to(DTYPES[args.dtype]).contiguous(memory_format=memory_format(args))
+
+
+def memory_format(args: argparse.Namespace) -> torch.memory_format:
+    """Return the memory format of images and kernels."""
+    return torch.channels_last if args.channels_last else torch.contiguous_format
 
 
 def training_peak(form: str, args: argparse.Namespace) -> float:
     """Return the peak of one training step above the built model, in MiB."""
-    device, dtype = torch.device(args.device), DTYPES[args.dtype]
-    model = build(form, device, dtype).train()
-    x = torch.randn(args.batch, 3, 224, 224, device=device, dtype=dtype)
-    if device.type == "cuda":
+    model, x = build(form, args).train(), make_images(args)
+    if x.is_cuda:
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         model(x).sum().backward()
@@ -268,6 +284,7 @@ def peak_in_own_process(form: str, args: argparse.Namespace) -> float:
     command = [sys.executable, __file__, "--peak-of", form]
     for name in ("device", "dtype", "batch", "threads"):
         command += [f"--{name}", str(getattr(args, name))]
+    command += ["--channels-last"] if args.channels_last else []
     # every tensor in a mapping of its own: what is freed leaves the resident size
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     run = subprocess.run(
@@ -293,6 +310,7 @@ def measure(args: argparse.Namespace) -> dict:
         "machine": describe_machine(device),
         "device": args.device,
         "dtype": args.dtype,
+        "channels_last": args.channels_last,
         "unit": "ms (medians), MiB",
         "operator": [],
     }
@@ -309,8 +327,7 @@ def measure(args: argparse.Namespace) -> dict:
                 **compare(modules, x, args.repeats),
             }
             record["operator"].append(with_ratios(row))
-    modules = {form: build(form, device, dtype) for form in MODEL_FORMS}
-    x = torch.randn(args.batch, 3, 224, 224, device=device, dtype=dtype)
+    modules, x = {form: build(form, args) for form in MODEL_FORMS}, make_images(args)
     row = {
         "name": MODEL,
         "shape": list(x.shape),
@@ -327,7 +344,9 @@ def measure(args: argparse.Namespace) -> dict:
 
 def show(record: dict) -> None:
     """Print the record as a table with the ratios that matter."""
-    table = Table(title=f"{record['device']}, {record['dtype']}: medians in ms, MiB")
+    memory = ", channels last" if record["channels_last"] else ""
+    title = f"{record['device']}, {record['dtype']}{memory}: medians in ms, MiB"
+    table = Table(title=title)
     for column in ("what", "pass", *MODEL_FORMS, "ratios"):
         justify = "right" if column in MODEL_FORMS else "left"
         table.add_column(column, justify=justify)
@@ -355,6 +374,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
+    parser.add_argument(
+        "--channels-last",
+        action="store_true",
+        help="whole model: images and kernels in this memory format, in which the maps"
+        " between the blocks always are",
+    )
     parser.add_argument("--batch", type=int, default=8, help="images of 224 x 224")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15, help="counted rounds")
