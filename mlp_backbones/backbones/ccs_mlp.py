@@ -24,6 +24,7 @@ from mlp_backbones.layers import (
     ScaledBlock,
     init_lecun_normal,
 )
+from mlp_backbones.ops import forms
 from mlp_backbones.registry import MODELS
 
 HOSTS = ("mlp_mixer", "res_mlp")
@@ -129,7 +130,8 @@ class CirculantMixer(GridMixer):
             x = x.masked_fill(~mask, 0)
         (weight,) = weights
         tokens = x.flatten(1, 2)  # (B, H, W, C) -> (B, H*W, C)
-        enough = _MIN_FFT_TOKENS_GPU if x.is_cuda else _MIN_FFT_TOKENS_CPU
+        on_gpu = forms.suits_gpu(x)
+        enough = _MIN_FFT_TOKENS_GPU if on_gpu else _MIN_FFT_TOKENS_CPU
         if tokens.shape[1] < enough or torch.onnx.is_in_onnx_export():
             mixed = correlate_by_product(tokens, weight)
         else:

@@ -23,6 +23,7 @@ from mlp_backbones.layers import (
     resize_axis,
     resolve_image_size,
 )
+from mlp_backbones.ops import forms
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/microsoft/SPACH/releases/download/v1.0/"
@@ -145,7 +146,7 @@ class SparseMixer(GridMixer):
             _cut(column_bias, column_runs), to_columns.sum(1)
         ).unsqueeze(1)  # (H, W, C)
         parts = (x, rows.view(x.shape), columns.view(x.shape))
-        if x.is_cuda:  # spares the map of three times the channels
+        if forms.suits_gpu(x):  # spares the map of three times the channels
             return _fuse_one_by_one(parts, self.fuse.weight, bias)
         return channel_linear(torch.cat(parts, dim=-1), self.fuse.weight) + bias
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from mlp_backbones.ops import forms
+
 
 def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Apply any norm to a channels-last map.
@@ -19,7 +21,8 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """
     # torch's own copies the map on CUDA; on CPUs its backward pass crashes on
     # channels_last maps that need no gradient themselves, as behind frozen stages
-    own_fails = x.is_cuda or (torch.is_grad_enabled() and not x.requires_grad)
+    frozen = torch.is_grad_enabled() and not x.requires_grad
+    own_fails = forms.suits_gpu(x) or frozen
     if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 and own_fails:
         return norm_samples(x, norm.weight, norm.bias, norm.eps)
     if isinstance(norm, nn.GroupNorm | nn.modules.batchnorm._NormBase):

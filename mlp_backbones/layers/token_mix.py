@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlp_backbones.layers.grid import GridMixer, resize_tokens
+from mlp_backbones.ops import forms
 
 
 def mix_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -23,7 +24,8 @@ def mix_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         The new tokens, (B, M, C).
     """
-    if x.is_cuda:  # where convolutions may round float32 to TF32, products do not
+    # there convolutions may round float32 to TF32, products do not
+    if forms.suits_gpu(x):
         return torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x)
     return F.conv1d(x, weight[:, :, None], bias)  # tokens are its channels
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlp_backbones.ops import forms
+
 
 def shift_taps(steps: Sequence[int]) -> Tensor:
     """One-hot depthwise taps that pick, for each channel, the cell ``steps`` away.
@@ -49,7 +51,7 @@ def axial_shift(x: Tensor, taps: Tensor, dim: int) -> Tensor:
     """
     if dim not in (1, 2):
         raise ValueError(f"dim must be 1 (height) or 2 (width), got {dim}")
-    if x.is_cuda:
+    if forms.suits_gpu(x):
         return _shift_by_selection(x, taps, dim)
     return _shift_by_convolution(x, taps, dim)
 

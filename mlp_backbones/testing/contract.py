@@ -347,18 +347,21 @@ def check_inputs(build: Build) -> None:
 
 
 def check_autocast(
-    build: Build, dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.float16)
+    build: Build,
+    dtypes: Sequence[torch.dtype] = (torch.bfloat16, torch.float16),
+    device: str = "cpu",
 ) -> None:
     """Check that mixed precision trains: loss and all gradients are finite.
 
     Args:
         build: Builds the backbone.
         dtypes: The number formats to try.
+        device: Where to train, such as ``"cuda"``.
     """
     for dtype in dtypes:
-        backbone = randomise(_build(build)).train()
-        x = _images(channels=backbone.in_channels)
-        with torch.autocast("cpu", dtype=dtype):
+        backbone = randomise(_build(build)).train().to(device)
+        x = _images(channels=backbone.in_channels).to(device)
+        with torch.autocast(x.device.type, dtype=dtype):
             maps = backbone(x)
             loss = _loss([feature.float() for feature in maps])
         loss.backward()

@@ -12,7 +12,12 @@ from mlp_backbones import get_model, list_models
 from mlp_backbones.backbones import ResampledBackbone
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.models import families
-from mlp_backbones.testing import find_reference_dir, load_reference_case
+from mlp_backbones.ops import forms
+from mlp_backbones.testing import (
+    ReferenceCase,
+    find_reference_dir,
+    load_reference_case,
+)
 
 _FOLDER = find_reference_dir() or Path("reference cases are not here")
 CASES = sorted(
@@ -42,7 +47,19 @@ def _in_every_grid_mode() -> list:
 def test_outputs_and_input_gradient_are_the_official_ones(
     file: Path, mode: str | None
 ) -> None:
-    case = load_reference_case(file, **({"grid": mode} if mode else {}))
+    _assert_parity(load_reference_case(file, **({"grid": mode} if mode else {})))
+
+
+@pytest.mark.parametrize("file", CASES, ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_the_forms_for_gpus_are_the_official_ones(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forms, "suits_gpu", lambda x: True)
+    _assert_parity(load_reference_case(file))
+
+
+def _assert_parity(case: ReferenceCase) -> None:
+    """Compare logits, stages and input gradient with what the official code gave."""
     image = case.input.clone().requires_grad_()
     logits = case.model(image)
     (logits * case.expected["grad.weight"]).sum().backward()
