@@ -5,6 +5,7 @@ One pair of tools serves classification, detection and segmentation; the config'
 mmpretrain under one roof.
 """
 
+import gc
 import importlib.util
 import logging
 import os
@@ -566,6 +567,7 @@ def test(args: Namespace) -> dict[str, float]:
         options = {} if config.compile is True else dict(config.compile)
         runner.model.test_step = torch.compile(runner.model.test_step, **options)
     metrics = runner.test()
+    del runner
     _end_process_group()
     return metrics
 
@@ -660,14 +662,17 @@ def _distribute_on_cpu(config: Config) -> None:
 def _end_process_group() -> None:
     """Leave the process group, if there is one, once the work is done.
 
-    A process that exits within its group may be aborted while the threads of the
-    group still run. After an error it is left alone: the other processes may wait in
-    a collective call, and this one would wait with them.
+    A process may be aborted if the threads of its group still run when it exits. They
+    run as long as anything holds the group: a wrapped model does, and the runner
+    around it is freed by the garbage collector only, as it refers to itself. After an
+    error the group is left alone: the other processes may wait in a collective call,
+    and this one would wait with them.
     """
     import torch
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def current_log_dir() -> Path | None:

@@ -1,3 +1,4 @@
+import weakref
 from pathlib import Path
 
 import pytest
@@ -236,10 +237,11 @@ def test_files_that_mmengine_cannot_load_models_from_are_refused(tmp_path):
 
 
 class StandInRunner:
-    """Runs nothing; fails where it is told to."""
+    """Runs nothing; fails where it is told to; refers to itself, as MMEngine's does."""
 
     def __init__(self, error=None):
         self.error = error
+        self.itself = self
 
     def train(self):
         if self.error is not None:
@@ -274,9 +276,18 @@ def arguments_of(work, tiny, tmp_path):
 def test_the_process_group_ends_with_the_work(
     tiny, tmp_path, monkeypatch, process_group, work
 ):
-    monkeypatch.setattr(launch, "build_runner", lambda config: StandInRunner())
+    runners = []
+
+    def build_runner(config):
+        runner = StandInRunner()
+        runners.append(weakref.ref(runner))
+        return runner
+
+    monkeypatch.setattr(launch, "build_runner", build_runner)
     getattr(launch, work)(arguments_of(work, tiny, tmp_path))
     assert not torch.distributed.is_initialized()
+    # its wrapped model would keep the threads of the group alive
+    assert [runner() for runner in runners] == [None]
 
 
 @pytest.mark.parametrize("work", ["train", "test"])
