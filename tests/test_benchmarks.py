@@ -14,11 +14,13 @@ from benchmarks.cycle_fc import (
 )
 from mlp_backbones.backbones.cycle_mlp import CycleFC
 
-# bfloat16 keeps eight bits, and a sum of 16 products rounds a few times
-TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
+# one rounding of values below 4
+LAYER_TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}
+# logits are within 1, and dozens of blocks round one after the other
+MODEL_TOLERANCE = {"float32": 1e-5, "bfloat16": 3e-2}
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("dtype", list(LAYER_TOLERANCE))
 def test_forms_of_cycle_fc_agree(dtype):
     torch.manual_seed(0)
     layer = CycleFC(16, axis=2).to(getattr(torch, dtype))
@@ -27,8 +29,8 @@ def test_forms_of_cycle_fc_agree(dtype):
     for run in (run for form in forms.values() for run in passes(form, x).values()):
         run()
     difference = (forms["deform"](x) - forms["shift"](x)).abs().max()
-    assert difference <= TOLERANCE[dtype]
-    assert not torch.allclose(forms["bare"](x), forms["shift"](x), atol=0.1)
+    assert difference <= LAYER_TOLERANCE[dtype]
+    assert (forms["bare"](x) - forms["shift"](x)).abs().max() > 1
 
 
 @pytest.mark.slow
@@ -38,10 +40,12 @@ def test_forms_of_the_whole_model_agree(options, monkeypatch):
     args = parse_args()
     x = torch.randn(1, 3, 64, 96).to(getattr(torch, args.dtype))
     x = x.contiguous(memory_format=memory_format(args))
-    models = {form: build(form, args) for form in MODEL_FORMS if form != "bare"}
+    models = {form: build(form, args) for form in MODEL_FORMS}
     for run in (run for model in models.values() for run in passes(model, x).values()):
         run()
     logits = {form: model.eval()(x) for form, model in models.items()}
+    shift = logits.pop("shift")
+    assert (logits.pop("bare") - shift).abs().max() > 0.2
     for form, values in logits.items():
-        difference = (values - logits["shift"]).abs().max()
-        assert difference <= TOLERANCE[args.dtype], form
+        difference = (values - shift).abs().max()
+        assert difference <= MODEL_TOLERANCE[args.dtype], form

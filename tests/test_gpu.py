@@ -1,4 +1,4 @@
-"""Every family on a CUDA device, against the same family on the CPU."""
+"""Every family in the forms for GPUs, on the CPU and where there is one on a GPU."""
 
 from functools import partial
 

@@ -24,8 +24,7 @@ def mix_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     Returns:
         The new tokens, (B, M, C).
     """
-    # there convolutions may round float32 to TF32, products do not
-    if forms.suits_gpu(x):
+    if forms.suits_gpu(x):  # convolutions may round to TF32 there, products do not
         return torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x)
     return F.conv1d(x, weight[:, :, None], bias)  # tokens are its channels
 
