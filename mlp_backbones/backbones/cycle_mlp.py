@@ -4,7 +4,6 @@ Paper: arXiv 2107.10224, ICLR 2022. Weights and facts follow the authors' releas
 (ShoufaChen/CycleMLP, MIT licence); the code is written anew.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +15,7 @@ from mlp_backbones.arguments import positive, positive_int, switch
 from mlp_backbones.backbones.arch import PyramidArch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -120,13 +120,6 @@ class CycleMixer(nn.Module):
 
     def _project(self, weights: Tensor, *branches: Tensor) -> Tensor:
         return self.proj(blend(branches, weights))
-
-
-def _rename_stage(match: re.Match[str]) -> str:
-    index = int(match[1])  # even: stage index // 2; odd: the downsampling behind it
-    if index % 2 == 0:
-        return f"stages.{index // 2}.blocks."
-    return f"stages.{(index + 1) // 2}.downsample."
 
 
 def _check_offsets(state_dict: dict[str, Tensor], backbone: Any) -> None:
@@ -262,7 +255,7 @@ class CycleMLP(MLPBackbone):
             signature=r"^network\.\d+\.\d+\.attn\.sfc_h\.weight",
             renames=(
                 (r"^patch_embed\.", "stem."),
-                (r"^network\.(\d+)\.", _rename_stage),
+                (r"^network\.(\d+)\.", interleaved_stage),
                 (r"\.attn\.sfc_h\.", ".mixer.along_width."),
                 (r"\.attn\.sfc_w\.", ".mixer.along_height."),
                 (r"\.attn\.mlp_c\.", ".mixer.channel."),
