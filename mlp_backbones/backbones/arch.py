@@ -1,7 +1,7 @@
 """Architectures: the numbers that tell the sizes of a family apart, checked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar
 
 from mlp_backbones.arguments import positive, positive_int, switch
@@ -10,13 +10,15 @@ ArchT = TypeVar("ArchT", bound="Arch")
 Check = Callable[[str, Any], Any]
 
 
-def single(check: Check) -> Any:
+def single(check: Check, *, default: Any = MISSING) -> Any:
     """Declare a field that holds one value.
 
     Args:
         check: Takes a name for messages and the value, and returns the value.
+        default: What the field holds where a config's mapping leaves it out; without
+            it the field must be there.
     """
-    return field(metadata={"check": check})
+    return field(metadata={"check": check}, default=default)
 
 
 def per_stage(check: Check, num_values: int = 4) -> Any:
@@ -76,7 +78,9 @@ class Arch:
             ValueError: If fields are missing, unknown or impossible.
         """
         expected = {one.name for one in fields(cls)}
-        missing, unknown = expected - values.keys(), values.keys() - expected
+        optional = {one.name for one in fields(cls) if one.default is not MISSING}
+        missing = expected - optional - values.keys()
+        unknown = values.keys() - expected
         if missing or unknown:
             raise ValueError(
                 f"arch of {owner} needs exactly the fields {sorted(expected)}; "

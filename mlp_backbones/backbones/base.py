@@ -268,6 +268,15 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         """
         return nn.LayerNorm(dim, eps=self.norm_eps)
 
+    def block_number(self, stage: int, block: int) -> int:
+        """Count a block over all stages, from 0.
+
+        Args:
+            stage: Number of the stage.
+            block: Number of the block in it.
+        """
+        return sum(self.depths[:stage]) + block
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid.
 
@@ -495,7 +504,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
     def _check_frozen_stages(self, frozen_stages: int) -> int:
         last = self.num_built_stages
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= last:
+        if type(frozen_stages) is not int or not -1 <= frozen_stages <= last:
             raise ValueError(
                 f"frozen_stages must be -1 (nothing), 0 (the stem) or up to {last} "
                 f"(the stem and that many stages), got {frozen_stages!r}"

@@ -18,8 +18,7 @@ from mlp_backbones.backbones.arch import PyramidArch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import trailing_downsample
-from mlp_backbones.layers import ChannelMLP, DropPath, NormedConvEmbed
-from mlp_backbones.layers.layer_scale import LayerScale
+from mlp_backbones.layers import ChannelMLP, DropPath, LayerScale, NormedConvEmbed
 from mlp_backbones.registry import MODELS
 
 _RELEASE = (

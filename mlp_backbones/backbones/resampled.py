@@ -1,7 +1,7 @@
 """Backbones of one or two strides, and the pyramid that is made of them."""
 
 from abc import ABCMeta
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -9,8 +9,14 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from mlp_backbones.arguments import switch
+from mlp_backbones.backbones.arch import TwoStrideArch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
-from mlp_backbones.layers import ConvEmbed, PyramidResample, resample_patch_kernel
+from mlp_backbones.layers import (
+    ConvEmbed,
+    PyramidResample,
+    TokenGrid,
+    resample_patch_kernel,
+)
 
 
 class ResampledArguments(CommonArguments, total=False):
@@ -178,3 +184,32 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
             stride = self.stage_strides[index]
             levels.append(level[:, : -(-height // stride), : -(-width // stride)])
         return levels
+
+
+def two_stride_grid(
+    arch: TwoStrideArch,
+    sides: Sequence[int],
+    image_size: int | Sequence[int] | None,
+    mode: str,
+    shift_windows: bool,
+) -> TokenGrid:
+    """Return the grids that the weights of a backbone of two strides belong to.
+
+    Args:
+        arch: The architecture.
+        sides: Side of the square grid of each stage, in tokens, as the arch has it.
+        image_size: Side of the training images, or height and width, in pixels of the
+            official patch size, where the weights belong to another grid; or None.
+        mode: See :class:`TokenGrid`.
+        shift_windows: See :class:`TokenGrid`.
+    """
+    if image_size is None:
+        sizes = tuple((side, side) for side in sides)
+        return TokenGrid(sizes, mode, shift_windows)
+    stride, strides = arch.patch_size, []
+    for doubles in arch.transitions:
+        strides.append(stride)
+        stride *= 2 if doubles else 1
+    return TokenGrid.of_image(
+        image_size, strides, mode=mode, shift_windows=shift_windows
+    )

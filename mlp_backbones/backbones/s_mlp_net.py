@@ -20,12 +20,12 @@ from mlp_backbones.layers import (
     ChannelMLP,
     GridMixer,
     MixerBlock,
+    TokenGrid,
     apply_norm,
     channel_linear,
     fold_batch_norm,
     resize_axis,
 )
-from mlp_backbones.layers.token_grid import TokenGrid
 from mlp_backbones.ops import forms
 from mlp_backbones.registry import MODELS
 
@@ -309,13 +309,12 @@ class SMLPNet(MLPBackbone):
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; those of a stage differ in where their runs begin."""
         dim = self.embed_dims[stage]
-        number = sum(self.depths[:stage]) + block
         return MixerBlock(
             norm1=nn.BatchNorm2d(dim, eps=self.batch_norm_eps),
             mixer=SparseMixer(
                 dim,
                 norm_eps=self.batch_norm_eps,
-                **self.token_grid.options(stage, number),
+                **self.token_grid.options(stage, self.block_number(stage, block)),
             ),
             norm2=nn.LayerNorm(dim, eps=self.norm_eps),
             mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),

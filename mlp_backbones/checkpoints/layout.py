@@ -28,7 +28,7 @@ class CheckpointLayout:
         convert: Called with the renamed tensors and the backbone; returns them as the
             backbone has them, for what a rename cannot do.
         arguments: Arguments of the backbone that such weights were made with, given
-            to its ``apply_layout_arguments`` once they are loaded.
+            to its ``apply_noted_arguments`` once they are loaded.
     """
 
     name: str

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlp_backbones.arguments import image_size as check_image_size
+from mlp_backbones.arguments import switch
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class TokenGrid:
     sizes: tuple[tuple[int, int], ...]
     mode: str
     shift_windows: bool = False
+
+    def __post_init__(self) -> None:
+        switch("shift_windows", self.shift_windows)
 
     @classmethod
     def of_image(
