@@ -17,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from mlp_backbones.analysis.models import build_model
 from mlp_backbones.checkpoints import CheckpointError
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
 from mlp_backbones.engine import launch
 from mlp_backbones.engine.cli import UserError
@@ -26,9 +27,8 @@ from mlp_backbones.engine.inference import (
     predict,
     run_inference,
 )
-from mlp_backbones.testing.configs import find_config_dir
 
-CONFIG_DIR = find_config_dir() / "cycle_mlp"
+CONFIG_DIR = config_dir() / "cycle_mlp"
 CONFIGS = {
     "retinanet": "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes.py",
     "mask-rcnn": "mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e_digit-scenes.py",

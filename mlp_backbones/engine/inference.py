@@ -17,9 +17,10 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
+from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.cli import UserError
 from mlp_backbones.engine.hooks import compare_state_dicts, describe_mismatches
-from mlp_backbones.engine.launch import TASKS, check_checkpoint
+from mlp_backbones.engine.launch import check_checkpoint
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -52,7 +53,7 @@ class ImageResult:
 
     Attributes:
         image: The image.
-        task: A value of :data:`mlp_backbones.engine.launch.TASKS`.
+        task: A value of :data:`mlp_backbones.config_names.TASKS`.
         findings: The most certain, or the largest, first. Of a classification, the
             five most likely classes.
         picture: The image with the findings drawn in.

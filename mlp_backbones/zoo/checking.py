@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from mlp_backbones.models import get_family
-from mlp_backbones.testing.configs import ConfigName, parse_config_name
+from mlp_backbones.config_names import ConfigName, parse_config_name
+from mlp_backbones.factory import get_family
 from mlp_backbones.zoo.counting import (
     count_flops,
     has_flops,

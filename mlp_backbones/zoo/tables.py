@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mlp_backbones.models import get_family
-from mlp_backbones.testing.configs import ConfigName, parse_config_name
+from mlp_backbones.config_names import ConfigName, parse_config_name
+from mlp_backbones.factory import get_family
 from mlp_backbones.zoo.metafile import Metafile, Model, Result, read_metafile
 from mlp_backbones.zoo.naming import (
     DURATION,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mlp_backbones.models import get_family
-from mlp_backbones.testing.configs import find_configs
+from mlp_backbones.config_names import find_configs
+from mlp_backbones.factory import get_family
 from mlp_backbones.zoo.counting import count_flops, has_flops, read_facts
 from mlp_backbones.zoo.metafile import (
     Metafile,

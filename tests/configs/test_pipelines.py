@@ -10,15 +10,11 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
+from mlp_backbones.config_names import TASKS, config_dir
 from mlp_backbones.datasets.digit_scenes import METAINFO, SEG_METAINFO
-from mlp_backbones.testing.configs import (
-    TASKS,
-    build_model,
-    find_config_dir,
-    shrink_config,
-)
+from mlp_backbones.testing.configs import build_model, shrink_config
 
-CONFIG_DIR = find_config_dir()
+CONFIG_DIR = config_dir()
 
 HEIGHT, WIDTH = 90, 120
 PIPELINES = ("train_dataloader", "val_dataloader", "test_dataloader", "tta_pipeline")

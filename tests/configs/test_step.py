@@ -6,11 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mlp_backbones.config_names import TASKS, config_dir
 from mlp_backbones.testing.configs import (
-    TASKS,
     build_model,
     build_optimizer,
-    find_config_dir,
     make_batch,
     shrink_config,
     take_step,
@@ -105,7 +104,7 @@ def test_one_step_and_one_prediction(heavy_path, config):
 def test_an_output_norm_that_no_head_reads_is_found():
     """The step's report can fail: the usual `start_level=1` leaves a norm unused."""
     stem = "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"
-    config = Config.fromfile(find_config_dir() / "cycle_mlp" / f"{stem}.py")
+    config = Config.fromfile(config_dir() / "cycle_mlp" / f"{stem}.py")
     small = shrink_config(config)
     small.model.backbone.out_indices = (0, 1, 2, 3)
     small.model.neck.update(in_channels=[64, 128, 320, 512], start_level=1)

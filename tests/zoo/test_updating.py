@@ -4,7 +4,7 @@ import pytest
 import yaml
 from small_zoo import CLASSIFIER, MASK_RCNN, NAMES, RETINANET, SECOND_CLASSIFIER
 
-from mlp_backbones.testing.configs import find_config_dir
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.zoo.metafile import (
     MetafileError,
     format_metafile,
@@ -17,7 +17,7 @@ from mlp_backbones.zoo.updating import (
     update_model_index,
 )
 
-METAFILES = sorted(find_config_dir().glob("*/metafile.yml"))
+METAFILES = sorted(config_dir().glob("*/metafile.yml"))
 
 
 def models(zoo):

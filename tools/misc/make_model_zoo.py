@@ -29,7 +29,7 @@ def main() -> int:
     problems: list[str] = []
 
     def work() -> None:
-        from mlp_backbones.testing.configs import find_config_dir
+        from mlp_backbones.config_names import config_dir
         from mlp_backbones.zoo.metafile import MetafileError
         from mlp_backbones.zoo.tables import (
             TableError,
@@ -39,7 +39,7 @@ def main() -> int:
         )
 
         try:
-            pages = make_pages(args.configs or find_config_dir())
+            pages = make_pages(args.configs or config_dir())
         except (MetafileError, TableError) as error:
             problems.extend(error.problems)
             return
