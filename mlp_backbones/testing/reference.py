@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.models import Classifier, get_family
+from mlp_backbones.factory import Classifier, get_family
 
 
 @dataclass(frozen=True)

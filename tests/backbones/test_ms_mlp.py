@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mlp_backbones.backbones import MSMLP
 from mlp_backbones.backbones.ms_mlp import MixShift, split_channels
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.models import Classifier
+from mlp_backbones.factory import Classifier
 from mlp_backbones.testing import load_reference_case
 
 ARCH = MSMLP.mini_arch

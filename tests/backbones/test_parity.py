@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mlp_backbones import get_model, list_models
 from mlp_backbones.backbones import ResampledBackbone
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.models import families
+from mlp_backbones.factory import families
 from mlp_backbones.ops import forms
 from mlp_backbones.testing import (
     ReferenceCase,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones import GMLP, MlpMixer
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
-from mlp_backbones.models import Classifier
+from mlp_backbones.factory import Classifier
 from mlp_backbones.testing import load_reference_case
 
 LAYOUTS = {

@@ -17,7 +17,7 @@ from torch import Tensor
 from mlp_backbones import get_backbone, get_model
 from mlp_backbones.backbones import CycleMLP
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
-from mlp_backbones.models import Classifier
+from mlp_backbones.factory import Classifier
 from mlp_backbones.registry import MODELS
 from mlp_backbones.testing import load_reference_case
 
