@@ -279,7 +279,6 @@ class ASMLP(MLPBackbone):
                 (r"\.axial_shift\.norm2\.", ".mixer.norm_out."),
                 (r"\.axial_shift\.conv3\.", ".mixer.proj_out."),
                 (r"^norm([0-3])\.", r"out_norms.\1."),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

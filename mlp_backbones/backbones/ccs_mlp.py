@@ -374,7 +374,6 @@ class CCSMLP(ResampledBackbone):
                 (r"^(blocks\.\d+)\.(mlp|linear)_tokens\.", r"\1.mixer."),
                 (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mlp."),
                 (r"^(blocks\.\d+)\.ls([12])$", r"\1.layer_scale\2.gamma"),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

@@ -310,7 +310,6 @@ class ConvMLP(MLPBackbone):
                     r"^(stem|stages\.0\.blocks\.\d+)\.([147])\.",
                     lambda m: f"{m[1]}.norm{int(m[2]) // 3 + 1}.",
                 ),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

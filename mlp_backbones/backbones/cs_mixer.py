@@ -453,7 +453,6 @@ class CSMixer(MLPBackbone):
                 (r"\.attn\.to_v\.", ".mixer.squeeze."),
                 (r"\.attn\.v_proj\.", ".mixer.expand."),
                 (r"\.attn\.", ".mixer."),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

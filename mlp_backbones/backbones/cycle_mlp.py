@@ -261,7 +261,6 @@ class CycleMLP(MLPBackbone):
                 (r"\.attn\.mlp_c\.", ".mixer.channel."),
                 (r"\.attn\.", ".mixer."),
                 (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-                (r"^head\.", "head.fc."),
             ),
             drops=(r"\.attn\.sfc_[hw]\.offset$",),
             check=_check_offsets,

@@ -287,7 +287,6 @@ class DynaMixer(ResampledBackbone):
                 (r"\.attn\.mix_w\.", ".mixer.along_width."),
                 (r"\.attn\.mlp_c\.", ".mixer.channel."),
                 (r"\.attn\.", ".mixer."),
-                (r"^head\.", "head.fc."),
             ),
             convert=tell_downsamplings,
         ),

@@ -221,7 +221,6 @@ class GMLP(ResampledBackbone):
             renames=(
                 (r"^(blocks\.\d+)\.norm\.", r"\1.norm1."),
                 (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mixer."),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mlp_backbones.arguments import image_size as image_size_of
 from mlp_backbones.arguments import not_negative, one_of, positive_int, switch
 from mlp_backbones.backbones.arch import PyramidArch, single
 from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
@@ -24,6 +23,7 @@ from mlp_backbones.layers import (
     ChannelMLP,
     DropPath,
     LayerScale,
+    TokenGrid,
     resize_tokens,
 )
 from mlp_backbones.registry import MODELS
@@ -223,7 +223,7 @@ class GFNetArch(PyramidArch):
 
     patch_size: int = single(positive_int)
     hierarchical: bool = single(switch)
-    layer_scale: float = single(_layer_scale, default=None)
+    layer_scale: float | None = single(_layer_scale, default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -309,17 +309,16 @@ class GFNet(ResampledBackbone):
         norm_eps: float = 1e-6,
         **common: Unpack[ResampledArguments],
     ) -> None:
-        one_of("grid", grid, self.grid_modes)
         self.filter_resize = one_of("filter_resize", filter_resize, FILTER_RESIZES)
         fields = self.resolve_arch(arch)
-        self.layer_scale = (
-            fields.layer_scale
-            if layer_scale is None
-            else not_negative("layer_scale", layer_scale)
+        self.token_grid = TokenGrid.of_image(
+            image_size,
+            [fields.patch_size << stage * fields.hierarchical for stage in range(4)],
+            mode=one_of("grid", grid, self.grid_modes),
         )
-        halvings = 3 if fields.hierarchical else 0
-        sides = image_size_of(image_size, fields.patch_size << halvings)
-        self.grid_size = sides[0] // fields.patch_size, sides[1] // fields.patch_size
+        self.layer_scale = fields.layer_scale
+        if layer_scale is not None:
+            self.layer_scale = not_negative("layer_scale", layer_scale)
         self.norm_eps = norm_eps
         super().__init__(arch, **common)
 
@@ -335,7 +334,10 @@ class GFNet(ResampledBackbone):
     def build_stem(self) -> nn.Module:
         """Build the patch embedding with its vectors of position."""
         return PositionedEmbed(
-            self.in_channels, self.embed_dims[0], self.patch_size, self._grid(0)
+            self.in_channels,
+            self.embed_dims[0],
+            self.patch_size,
+            self.token_grid.sizes[0],
         )
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
@@ -343,7 +345,9 @@ class GFNet(ResampledBackbone):
         dim = self.embed_dims[stage]
         return FilterBlock(
             norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=GlobalFilter(dim, self._grid(stage), resize=self.filter_resize),
+            mixer=GlobalFilter(
+                dim, self.token_grid.sizes[stage], resize=self.filter_resize
+            ),
             norm2=nn.LayerNorm(dim, eps=self.norm_eps),
             mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
             layer_scale=LayerScale(dim, self.layer_scale) if self.layer_scale else None,
@@ -358,32 +362,24 @@ class GFNet(ResampledBackbone):
         """
         adapted = dict(super().adapt_weights(weights))
         grid = _grid_of(adapted)
-        if grid is None or grid == self.grid_size:
+        if grid is None or grid == self.token_grid.sizes[0]:
             return adapted  # nothing to do, or a file that the loader will refuse
         for key, weight in adapted.items():
             if key == "stem.pos_embed":
                 adapted[key] = resize_tokens(
-                    weight, 1, grid, self._grid(0), mode="bicubic"
+                    weight, 1, grid, self.token_grid.sizes[0], mode="bicubic"
                 )
             match = re.match(r"stages\.([0-3])\..*\.complex_weight$", key)
             if match is None:
                 continue
             stage = int(match[1])
-            old = self._halved(grid, stage)
+            halvings = stage if self.arch.hierarchical else 0
+            old = grid[0] >> halvings, grid[1] >> halvings
             if weight.ndim == 4 and weight.shape[:2] == (old[0], old[1] // 2 + 1):
                 adapted[key] = resize_filter(
-                    weight, old, self._grid(stage), self.filter_resize
+                    weight, old, self.token_grid.sizes[stage], self.filter_resize
                 )
         return adapted
-
-    def _grid(self, stage: int) -> tuple[int, int]:
-        """Return the training grid of a stage."""
-        return self._halved(self.grid_size, stage)
-
-    def _halved(self, grid: tuple[int, int], stage: int) -> tuple[int, int]:
-        """Halve a grid, rounded down, as often as a stage lies behind the stem."""
-        halvings = stage if self.arch.hierarchical else 0
-        return grid[0] >> halvings, grid[1] >> halvings
 
     official_names: ClassVar[Mapping[str, str]] = {
         name: f"gfnet-{name.replace('_', '-')}" for name in arch_settings
@@ -396,7 +392,6 @@ class GFNet(ResampledBackbone):
                 (r"^patch_embed\.", "stem."),
                 (r"^pos_embed$", "stem.pos_embed"),
                 (r"\.filter\.", ".mixer."),
-                (r"^head\.", "head.fc."),
             ),
             convert=_read_old_stem,
         ),
@@ -410,7 +405,6 @@ class GFNet(ResampledBackbone):
                 (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
                 (r"\.filter\.", ".mixer."),
                 (r"\.gamma$", ".layer_scale.gamma"),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

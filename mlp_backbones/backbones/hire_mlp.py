@@ -321,7 +321,6 @@ class HireMLP(MLPBackbone):
                 (r"(\.along_\w+)2\.bias", r"\1.bias"),
                 (r"\.attn\.", ".mixer."),
                 (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-                (r"^head\.", "head.fc."),
             ),
             convert=_to_convolutions,
         ),

@@ -301,7 +301,6 @@ class MlpMixer(ResampledBackbone):
             renames=(
                 (r"\.mlp_tokens\.", ".mixer."),
                 (r"\.mlp_channels\.", ".mlp."),
-                (r"^head\.", "head.fc."),
             ),
             arguments={"gelu": "erf", "norm_eps": 1e-6, "remainder": "cut"},
         ),

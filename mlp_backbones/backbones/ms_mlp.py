@@ -318,7 +318,6 @@ class MSMLP(MLPBackbone):
                 (r"(\.blocks\.\d+)\.norm\.", r"\1.norm2."),
                 (r"\.pwconv([12])\.", r".mlp.fc\1."),
                 (r"\.gamma$", ".layer_scale.gamma"),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

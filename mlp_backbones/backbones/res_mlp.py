@@ -182,7 +182,6 @@ class ResMLP(ResampledBackbone):
                 (r"^patch_embed\.", "stem."),
                 (r"^(blocks\.\d+)\.attn\.", r"\1.mixer."),
                 (r"^(blocks\.\d+)\.gamma_([12])$", r"\1.layer_scale\2.gamma"),
-                (r"^head\.", "head.fc."),
             ),
         ),
         CheckpointLayout(
@@ -192,7 +191,6 @@ class ResMLP(ResampledBackbone):
                 (r"^(blocks\.\d+)\.linear_tokens\.", r"\1.mixer."),
                 (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mlp."),
                 (r"^(blocks\.\d+)\.ls([12])$", r"\1.layer_scale\2.gamma"),
-                (r"^head\.", "head.fc."),
             ),
         ),
     )

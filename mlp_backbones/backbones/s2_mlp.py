@@ -213,7 +213,7 @@ class S2MLP(ResampledBackbone):
         CheckpointLayout(
             name="S2-MLP as this package's reference cases have it",
             signature=r"^patch_embed\.proj\.weight",
-            renames=((r"^patch_embed\.", "stem."), (r"^head\.", "head.fc.")),
+            renames=((r"^patch_embed\.", "stem."),),
         ),
         CheckpointLayout(
             name="S2-MLP re-implementation (liuruiyang98/Jittor-MLP)",

@@ -230,7 +230,6 @@ class S2MLPv2(ResampledBackbone):
                     r"^downsamples\.(\d+)\.",
                     lambda match: f"stages.{int(match[1]) + 1}.downsample.",
                 ),
-                (r"^head\.", "head.fc."),
             ),
         ),
         CheckpointLayout(

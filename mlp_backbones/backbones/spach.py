@@ -218,7 +218,6 @@ def _rename_layer(match: re.Match[str]) -> str:
 _RENAMES = (
     (r"^norm1\.", "stem.norm."),
     (r"^norm2\.", "norm."),
-    (r"^head\.", "head.fc."),
     (r"^stem\.proj\.([036])\.", lambda m: f"stem.convs.{int(m[1]) // 3}."),
     (r"^stem\.proj\.([147])\.", lambda m: f"stem.norms.{int(m[1]) // 3}."),
     (r"^stem\.proj\.9\.", "stem.proj."),

@@ -220,7 +220,6 @@ class VisionPermutator(ResampledBackbone):
                 (r"\.attn\.mlp_w\.", ".mixer.along_width."),
                 (r"\.attn\.mlp_c\.", ".mixer.channel."),
                 (r"\.attn\.", ".mixer."),
-                (r"^head\.", "head.fc."),
             ),
             convert=tell_downsamplings,
         ),

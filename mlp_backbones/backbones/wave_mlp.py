@@ -318,7 +318,6 @@ class WaveMLP(MLPBackbone):
                 (r"_conv\.1\.", ".norm."),
                 (r"\.attn\.", ".mixer."),
                 (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-                (r"^head\.", "head.fc."),
             ),
             # a profiler's counters: the authors' hub script takes them out as well
             drops=(r"(^|\.)total_(ops|params)$",),
