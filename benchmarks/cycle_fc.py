@@ -295,7 +295,7 @@ def peak_in_own_process(form: str, args: argparse.Namespace) -> float:
 
 def stage_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Return height, width and channels of the four stages' maps."""
-    dims = CycleMLP.arch_settings["b2"]["embed_dims"]
+    dims = CycleMLP.arch_settings["b2"].embed_dims
     return [
         (-(-height // stride), -(-width // stride), dim)
         for stride, dim in zip((4, 8, 16, 32), dims, strict=True)

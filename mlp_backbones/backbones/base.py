@@ -189,6 +189,15 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
 
     init_cfg: Any
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, arch in vars(cls).get("arch_settings", {}).items():
+            if not isinstance(arch, Arch):
+                raise TypeError(
+                    f"arch_settings of {cls.__name__} must hold dataclasses such as "
+                    f"StagedArch(embed_dims=..., depths=...), {name!r} is {arch!r}"
+                )
+
     def __init__(
         self,
         arch: str | Mapping[str, Any],
