@@ -16,4 +16,5 @@ model = dict(
         init_cfg={},
     ),
     decode_head=dict(in_channels=[96, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
 )
