@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mlp_backbones.testing.configs import build_model, find_config_dir
 
 BASES = find_config_dir() / "_base_"
-MODELS = sorted((BASES / "models").glob("*.py"))
+MODELS = sorted(BASES.rglob("models/*.py"))
 RUNTIMES = {
     "EncoderDecoder": "default_runtime_seg.py",
     "ImageClassifier": "default_runtime_cls.py",
@@ -27,14 +27,14 @@ WIDTHS = {
 
 
 def _parts(base: Path) -> dict[str, object]:
-    return WIDTHS[base.stem.removeprefix("digit_scenes_")]
+    return WIDTHS[base.stem]
 
 
 # mmseg says at each build that its loss averages over all pixels.
 pytestmark = pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 
 
-@pytest.fixture(params=MODELS, ids=lambda path: path.stem)
+@pytest.fixture(params=MODELS, ids=lambda path: str(path.relative_to(BASES)))
 def base(request):
     return request.param
 

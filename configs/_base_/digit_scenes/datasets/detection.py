@@ -1,4 +1,4 @@
-_base_ = ["digit_scenes_boxes.py"]
+_base_ = ["boxes.py"]
 
 tta_pipeline = [
     dict(type="LoadImageFromFile"),

@@ -1,4 +1,4 @@
-_base_ = ["digit_scenes_boxes.py"]
+_base_ = ["boxes.py"]
 
 # Masks beside the boxes; without test-time augmentation, since mmdet merges no masks.
 train_pipeline = [
