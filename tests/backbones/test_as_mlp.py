@@ -20,8 +20,8 @@ from mlp_backbones.backbones.as_mlp import (
     group_steps,
 )
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
+from mlp_backbones.factory import Classifier
 from mlp_backbones.layers import apply_norm
-from mlp_backbones.models import Classifier
 
 ARCH = {"embed_dims": (8, 12, 16, 20), "depths": (1, 2, 1, 1)}
 

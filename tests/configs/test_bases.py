@@ -6,9 +6,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mlp_backbones.testing.configs import build_model, find_config_dir
+from mlp_backbones.building import build_model
+from mlp_backbones.config_names import config_dir
 
-BASES = find_config_dir() / "_base_"
+BASES = config_dir() / "_base_"
 MODELS = sorted(BASES.rglob("models/*.py"))
 RUNTIMES = {
     "EncoderDecoder": "default_runtime_seg.py",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlp_backbones.models import families
-from mlp_backbones.testing.configs import find_config_dir
+from mlp_backbones.config_names import config_dir
+from mlp_backbones.factory import families
 
 SENTENCE = (
     "**No config for ImageNet, COCO or ADE20K was ever trained to its end here.** "
@@ -13,7 +13,7 @@ SENTENCE = (
 
 @pytest.mark.parametrize("family", sorted(families()))
 def test_says_once_and_before_any_table_what_was_never_trained(family):
-    text = (find_config_dir() / family / "README.md").read_text()
+    text = (config_dir() / family / "README.md").read_text()
     introduction, *sections = text.split("\n## ")
     assert SENTENCE in " ".join(introduction.split())
     assert "nobody here has run" not in " ".join(text.split()).lower()
