@@ -15,19 +15,21 @@ from mlp_backbones.testing.configs import (
 )
 
 PARTS = {
-    "retinanet": ("digit_scenes_retinanet_fpn", "digit_scenes_runtime_det"),
-    "mask-rcnn": ("digit_scenes_mask-rcnn_fpn", "digit_scenes_runtime_det"),
-    "semantic-fpn": ("digit_scenes_semantic-fpn", "digit_scenes_runtime_seg"),
-    "upernet": ("digit_scenes_upernet", "digit_scenes_runtime_seg"),
+    "retinanet": ("retinanet_fpn", "det"),
+    "mask-rcnn": ("mask-rcnn_fpn", "det"),
+    "semantic-fpn": ("semantic-fpn", "seg"),
+    "upernet": ("upernet", "seg"),
 }
 
 
 def make_config(family: str, head: str, arch: str) -> Config:
     """Put the backbone of a family into the small model of a task."""
-    base = config_dir() / "_base_"
+    base = config_dir() / "_base_" / "digit_scenes"
     model, runtime = PARTS[head]
     config = Config.fromfile(base / "models" / f"{model}.py")
-    config.merge_from_dict(Config.fromfile(base / f"{runtime}.py").to_dict())
+    config.merge_from_dict(
+        Config.fromfile(base / "runtimes" / f"{runtime}.py").to_dict()
+    )
     config.optim_wrapper = {
         "type": "OptimWrapper",
         "optimizer": {"type": "AdamW", "lr": 1e-4},
