@@ -7,6 +7,7 @@ own optimizer wrapper.
 
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mlp_backbones.files import config_dir as find_config_dir
 
@@ -195,11 +197,29 @@ def build_model(config: Config, device: str = "cpu") -> BaseModel:
     with (
         DefaultScope.overwrite_default_scope(config.default_scope),
         torch.device(device),
+        _SkipMetaInitialisation() if device == "meta" else nullcontext(),
     ):
         model = revert_sync_batchnorm(MODELS.build(settings))
         if device != "meta":
             model.init_weights()
     return model
+
+
+class _SkipMetaInitialisation(TorchFunctionMode):
+    """Leave out the filling of tensors that hold no values, a third of the time."""
+
+    functions = frozenset(
+        {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in self.functions:
+            tensor = args[0] if args else kwargs["tensor"]  # torch.nn.init's name
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))
 
 
 def build_optimizer(config: Config, model: BaseModel) -> OptimWrapper:
