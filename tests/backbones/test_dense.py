@@ -50,16 +50,6 @@ def make_config(family: str, head: str, arch: str) -> Config:
     return config
 
 
-def smallest_arch(family: str) -> str:
-    cls = families()[family]
-
-    def size(arch: str) -> int:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in cls(arch).parameters())
-
-    return min(cls.arch_settings, key=size)
-
-
 def check(config: Config, image_size: int) -> None:
     small = shrink_config(config, image_size)
     model = build_model(small, init=True)
@@ -78,19 +68,8 @@ def check(config: Config, image_size: int) -> None:
 
 # mmseg says at each build that its loss averages over all pixels.
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
-@pytest.mark.parametrize("image_size", [64, 96])
 @pytest.mark.parametrize("head", PARTS)
 @pytest.mark.parametrize("family", sorted(families()))
-def test_mini_size_trains_and_predicts(family: str, head: str, image_size: int) -> None:
-    check(make_config(family, head, "mini"), image_size)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
-@pytest.mark.parametrize("image_size", [64, 96])
-@pytest.mark.parametrize("head", PARTS)
-@pytest.mark.parametrize("family", sorted(families()))
-def test_smallest_size_of_the_paper_trains_and_predicts(
-    family: str, head: str, image_size: int
-) -> None:
-    check(make_config(family, head, smallest_arch(family)), image_size)
+def test_mini_size_trains_and_predicts(family: str, head: str) -> None:
+    """At 96 pixels; configs/test_step.py takes steps at 64, at sizes of the papers."""
+    check(make_config(family, head, "mini"), image_size=96)
