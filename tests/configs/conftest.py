@@ -9,11 +9,8 @@ import pytest
 import shipped_configs
 from mmengine.config import Config
 
-from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.config_names import find_configs, parse_config_name
 from mlp_backbones.factory import get_family
-
-CONFIG_DIR = config_dir()
-
 
 CONFIG_DIR = shipped_configs.CONFIG_DIR
 DIGIT_SCENES = "digit-scenes"

@@ -5,9 +5,6 @@ import shipped_configs
 from mmengine.config import Config
 
 from mlp_backbones.building import count_parameters
-from mlp_backbones.config_names import config_dir
-
-CONFIG_DIR = config_dir()
 
 CONFIG_DIR = shipped_configs.CONFIG_DIR
 

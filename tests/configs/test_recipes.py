@@ -6,10 +6,8 @@ from functools import cache
 import pytest
 import shipped_configs
 
-from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.config_names import find_configs, parse_config_name
 from mlp_backbones.factory import families
-
-CONFIG_DIR = config_dir()
 
 CONFIG_DIR = shipped_configs.CONFIG_DIR
 DOCUMENT = CONFIG_DIR.parent / "docs" / "recipes.md"
