@@ -351,6 +351,7 @@ class CSMixer(MLPBackbone):
         reduced_dims=(2, 2, 2, 2), group_sizes=(6, 6, 6, 6), mlp_ratio=4,
     )
     # fmt: on
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,

@@ -234,6 +234,7 @@ class DynaMixer(ResampledBackbone):
         transitions=(True, False, False, False), mlp_ratios=(3,) * 4, patch_size=7,
     )
     # fmt: on
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,

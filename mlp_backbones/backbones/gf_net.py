@@ -293,10 +293,7 @@ class GFNet(ResampledBackbone):
         hierarchical=True,
         layer_scale=1e-3,
     )
-    mini_options: ClassVar[dict[str, Any]] = {
-        "image_size": 64,
-        "filter_resize": "kernel",
-    }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,

@@ -261,6 +261,7 @@ class SMLPNet(MLPBackbone):
     )
 
     grid_modes = ("window", "interpolate")
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,

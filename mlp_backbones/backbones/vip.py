@@ -171,6 +171,7 @@ class VisionPermutator(ResampledBackbone):
         mlp_ratios=(3, 3, 3, 3), patch_size=7,
     )
     # fmt: on
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,
