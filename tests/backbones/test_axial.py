@@ -18,6 +18,9 @@ def cls(request: pytest.FixtureRequest) -> type[AxialBackbone]:
     return request.param
 
 
+GRID_FIELDS = {"dyna_mixer": "resolutions", "vip": "segment_dims"}
+
+
 def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -102,13 +105,13 @@ def test_the_grid_follows_the_training_size(cls: type[AxialBackbone]) -> None:
     """Remainders are dropped patch by patch and again where the stride doubles."""
     arch = {**MICRO[cls.family], "patch_size": 7}
     backbone = cls(arch, image_size=(65, 100))
-    assert backbone.grid_sizes == ((9, 14), (4, 7), (4, 7), (4, 7))
-    assert cls(arch).grid_sizes == ((6, 6), (3, 3), (3, 3), (3, 3))
+    assert backbone.token_grid.sizes == ((9, 14), (4, 7), (4, 7), (4, 7))
+    assert cls(arch).token_grid.sizes == ((6, 6), (3, 3), (3, 3), (3, 3))
     for image_size in (224, 227, 230):
         name = next(iter(cls.arch_settings))
         with torch.device("meta"):
-            sides = cls(name, image_size=image_size).grid_sizes
-        expected = cls.arch_settings[name][cls.grid_field]
+            sides = cls(name, image_size=image_size).token_grid.sizes
+        expected = getattr(cls.arch_settings[name], GRID_FIELDS[cls.family])
         assert sides == tuple((side, side) for side in expected)
     with pytest.raises(ValueError, match="13"):
         cls(arch, image_size=13)
@@ -175,8 +178,8 @@ def test_depths_are_those_of_the_code_not_of_the_papers_table(
     cls: type[AxialBackbone],
 ) -> None:
     large = next(name for name in cls.arch_settings if name.startswith("l"))
-    assert sum(cls.arch_settings[large]["depths"][:1]) == 8
-    assert sum(cls.arch_settings[large]["depths"]) == 36
+    assert sum(cls.arch_settings[large].depths[:1]) == 8
+    assert sum(cls.arch_settings[large].depths) == 36
 
 
 def test_skip_lam_divides_both_branches(cls: type[AxialBackbone]) -> None:

@@ -1,5 +1,6 @@
 """GFNet: what its formulas, its resizing rules and its layouts promise."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -242,7 +243,7 @@ def test_cases_may_end_stages_anywhere() -> None:
         )
         backbone = GFNet(**arguments)
         assert backbone.depths == depths
-        assert backbone.grid_size == (5, 5)
+        assert backbone.token_grid.sizes[0] == (5, 5)
         assert backbone.stages[0].blocks[0].gamma is None
 
 
@@ -253,7 +254,15 @@ def test_cases_may_end_stages_anywhere() -> None:
         ({"layer_scale": -1.0}, "-1"),
         ({"image_size": 3}, "3"),
         ({"image_size": 31}, "at least 32 pixels, got 31"),
-        ({"arch": {**GFNet.arch_settings["ti"], "embed_dims": (8, 16, 8, 8)}}, "16"),
+        (
+            {
+                "arch": {
+                    **asdict(GFNet.arch_settings["ti"]),
+                    "embed_dims": (8, 16, 8, 8),
+                }
+            },
+            "16",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(options: dict, words: str) -> None:

@@ -1,6 +1,7 @@
 """What is special to ResMLP."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def test_the_trunk_has_no_layer_norm_and_the_levels_have() -> None:
     ("arch", "scale"), [("s12", 0.1), ("s24", 1e-5), ("s36", 1e-6), ("b24_8", 1e-6)]
 )
 def test_branches_start_at_the_official_scale(arch: str, scale: float) -> None:
-    fields = {**ResMLP.arch_settings[arch], "embed_dim": 8}
+    fields = {**asdict(ResMLP.arch_settings[arch]), "embed_dim": 8}
     backbone = ResMLP(fields, image_size=32)
     scales = [p for name, p in backbone.named_parameters() if ".scale" in name]
     assert len(scales) == 2 * fields["depth"]

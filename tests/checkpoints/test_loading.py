@@ -145,7 +145,7 @@ def test_init_cfg_inside_a_detector(case, official, tmp_path: Path) -> None:
 
     file = tmp_path / "w.pth"
     torch.save(official, file)
-    dims = case.model.backbone.arch["embed_dims"]
+    dims = case.model.backbone.embed_dims
     with DefaultScope.overwrite_default_scope("mmdet"):
         detector = DETECTORS.build(
             {
@@ -175,7 +175,7 @@ def test_init_cfg_inside_a_detector(case, official, tmp_path: Path) -> None:
 
 
 def test_dense_checkpoints_bring_their_norms(case, official, tmp_path: Path) -> None:
-    dims = case.model.backbone.arch["embed_dims"]
+    dims = case.model.backbone.embed_dims
     for index in range(4):
         official[f"norm{2 * index}.weight"] = torch.rand(dims[index])
         official[f"norm{2 * index}.bias"] = torch.rand(dims[index])
