@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from mlp_backbones.version import __version__
 
 if TYPE_CHECKING:
-    from mlp_backbones.files import config_dir
-    from mlp_backbones.models import get_backbone, get_model, list_models
+    from mlp_backbones.config_names import config_dir
+    from mlp_backbones.factory import get_backbone, get_model, list_models
 
 __all__ = ["__version__", "config_dir", "get_backbone", "get_model", "list_models"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "config_dir":
-        return import_module("mlp_backbones.files").config_dir
+        return import_module("mlp_backbones.config_names").config_dir
     if name in ("get_backbone", "get_model", "list_models"):
-        return getattr(import_module("mlp_backbones.models"), name)
+        return getattr(import_module("mlp_backbones.factory"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from mlp_backbones.testing.configs import find_config_dir
-from mlp_backbones.zoo.checking import check_zoo
+from dev.zoo.checking import check_zoo
+from mlp_backbones.config_names import config_dir
 
 CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
 SECOND_CLASSIFIER = "cycle-mlp-b2_8xb128_in1k"
@@ -68,7 +68,7 @@ class Zoo:
 
 def make_zoo(folder: Path) -> Zoo:
     """Copy the five configs, their entries and their bases to a folder."""
-    source = find_config_dir()
+    source = config_dir()
     small = Zoo(folder / "configs")
     shutil.copytree(source / "_base_", small.config_dir / "_base_")
     small.family.mkdir()

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from mlp_backbones.models import families
+from mlp_backbones.factory import families
 from mlp_backbones.ops import forms
 from mlp_backbones.testing.contract import (
     Build,

@@ -15,8 +15,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 
-from mlp_backbones.analysis.models import build_model
+from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints import CheckpointError
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
 from mlp_backbones.engine import launch
 from mlp_backbones.engine.cli import UserError
@@ -26,9 +27,8 @@ from mlp_backbones.engine.inference import (
     predict,
     run_inference,
 )
-from mlp_backbones.testing.configs import find_config_dir
 
-CONFIG_DIR = find_config_dir() / "cycle_mlp"
+CONFIG_DIR = config_dir() / "cycle_mlp"
 CONFIGS = {
     "retinanet": "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes.py",
     "mask-rcnn": "mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e_digit-scenes.py",
@@ -131,7 +131,7 @@ def say_by_hand(task, config, checkpoint, image):
     """Compute the same without pipeline, preprocessor and inferencer."""
     config = Config.fromfile(config)
     with DefaultScope.overwrite_default_scope(config.default_scope):
-        model = build_model(config, str(checkpoint))
+        model = build_model(config, checkpoint=str(checkpoint)).eval()
     pixels = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
     mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
     std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)

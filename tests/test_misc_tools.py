@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from mlp_backbones import get_backbone, get_model
 from mlp_backbones.backbones.as_mlp import ASMLP
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.engine import launch
-from mlp_backbones.models import Classifier
-from mlp_backbones.testing.configs import find_config_dir
+from mlp_backbones.factory import Classifier
 
 REPOSITORY = Path(__file__).parents[1]
 TOOLS = REPOSITORY / "tools"
@@ -194,7 +194,7 @@ def test_what_is_not_published(call, tmp_path, source, out, word):
 
 
 def test_a_printed_config_is_the_whole_config(call, tmp_path):
-    config = find_config_dir() / "cycle_mlp" / "cycle-mlp-b1_8xb128_in1k.py"
+    config = config_dir() / "cycle_mlp" / "cycle-mlp-b1_8xb128_in1k.py"
     option = "train_dataloader.batch_size=7"
     command = ["misc/print_config.py", config, "--save-path", "whole.py"]
     code, out, err = call(*command, "--cfg-options", option)

@@ -9,8 +9,8 @@ from my_mixer import KingMixer, MyMixer
 from torch import nn
 
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.factory import Classifier
 from mlp_backbones.layers import ChannelMLP
-from mlp_backbones.models import Classifier
 from mlp_backbones.testing.contract import CHECKS
 
 MICRO = {"embed_dims": (9, 12, 16, 20), "depths": (1, 1, 2, 1)}

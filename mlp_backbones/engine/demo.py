@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
+from mlp_backbones.config_names import config_dir as find_config_dir
 from mlp_backbones.engine.cli import UserError
-from mlp_backbones.files import config_dir as find_config_dir
 
 # Beginnings of the names of the configs, and the metrics that say how good a run is.
 DEMO_TASKS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -17,17 +17,12 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 
+from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.cli import UserError, add_debug_option, one_line
 from mlp_backbones.engine.tta import set_test_time_augmentation
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
-
-TASKS = {
-    "mmdet": "detection",
-    "mmseg": "segmentation",
-    "mmpretrain": "classification",
-}
 
 # Top-level keys a config may lack and an option may still set.
 RUNNER_KEYS = frozenset(

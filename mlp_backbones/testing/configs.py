@@ -1,133 +1,31 @@
 """Take any training config, make it small, and run one step and one prediction.
 
-For tests of config folders, this package's own and users': a config is named by rule,
-built without downloads, fed with synthetic samples of its task, and stepped with its
-own optimizer wrapper.
+For tests of config folders, this package's own and users': a config is built without
+downloads, fed with synthetic samples of its task, and stepped with its own optimizer
+wrapper.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
-from mlp_backbones.files import config_dir as find_config_dir
+from mlp_backbones.config_names import TASKS
 
 __all__ = [
-    "TASKS",
-    "ConfigName",
     "StepReport",
-    "build_model",
     "build_optimizer",
-    "count_parameters",
-    "find_config_dir",
-    "find_configs",
     "make_batch",
-    "parse_config_name",
     "shrink_config",
     "take_step",
 ]
-
-TASKS = {
-    "mmdet": "detection",
-    "mmseg": "segmentation",
-    "mmpretrain": "classification",
-}
-"""The task of a config by its ``default_scope``."""
-
-_DENSE = re.compile(
-    r"(?P<head>[a-z0-9-]+)_(?P<model>[a-z0-9-]+)(_(?P<neck>[a-z]+))?"
-    r"_(?P<gpus>\d+)xb(?P<batch>\d+)-(?P<schedule>[a-z0-9]+)"
-    r"_(?P<dataset>[a-z][a-z0-9-]*)"
-)
-_CLASSIFIER = re.compile(
-    r"(?P<model>[a-z0-9-]+)_(?P<gpus>\d+)xb(?P<batch>\d+)(-(?P<schedule>[a-z0-9]+))?"
-    r"_(?P<dataset>[a-z][a-z0-9-]*)"
-)
-_DENSE_FORM = "{head}_{family}-{size}_{neck}_{gpus}xb{batch}-{schedule}_{dataset}"
-_CLASSIFIER_FORM = "{family}-{size}_{gpus}xb{batch}_in1k"
-
-
-@dataclass(frozen=True)
-class ConfigName:
-    """What the name of a config file says.
-
-    Attributes:
-        head: Such as ``retinanet``; None for a classifier.
-        family: The family as in the name, such as ``cycle-mlp``.
-        size: Such as ``b1``.
-        neck: Such as ``fpn``, or None.
-        gpus: Number of GPUs the recipe is for.
-        batch: Images a GPU takes in one step.
-        schedule: Such as ``1x``, ``20e`` or ``40k``; None where the name has none.
-        dataset: Such as ``coco`` or ``ade20k-512x512``.
-    """
-
-    head: str | None
-    family: str
-    size: str
-    neck: str | None
-    gpus: int
-    batch: int
-    schedule: str | None
-    dataset: str
-
-
-def find_configs(folder: str | Path) -> list[Path]:
-    """List the configs one folder below, but for the parts in ``_base_``.
-
-    Args:
-        folder: The folder that holds ``_base_`` and one folder for each family.
-
-    Raises:
-        FileNotFoundError: If there are none, so that no test passes by testing
-            nothing.
-    """
-    configs = sorted(
-        path for path in Path(folder).glob("*/*.py") if path.parent.name != "_base_"
-    )
-    if not configs:
-        raise FileNotFoundError(f"no configs in the folders of {folder}")
-    return configs
-
-
-def parse_config_name(path: str | Path) -> ConfigName:
-    """Take the name of a config apart.
-
-    Args:
-        path: The file; the folder's name is the family's, with underscores.
-
-    Raises:
-        ValueError: If the name does not follow the rule.
-    """
-    path = Path(path)
-    family = path.parent.name.replace("_", "-")
-    for pattern in (_CLASSIFIER, _DENSE):
-        match = pattern.fullmatch(path.stem)
-        if match and match["model"].startswith(f"{family}-"):
-            parts = match.groupdict()
-            return ConfigName(
-                head=parts.get("head"),
-                family=family,
-                size=match["model"].removeprefix(f"{family}-"),
-                neck=parts.get("neck"),
-                gpus=int(match["gpus"]),
-                batch=int(match["batch"]),
-                schedule=match["schedule"],
-                dataset=match["dataset"],
-            )
-    raise ValueError(
-        f"the name of {path} should read {_DENSE_FORM}.py (the neck may be left out) "
-        f"or {_CLASSIFIER_FORM}.py, with {{family}} = {family}"
-    )
 
 
 def shrink_config(config: Config, image_size: int = 64) -> Config:
@@ -180,28 +78,6 @@ def _shrink_proposals(model: ConfigDict) -> None:
         train["rcnn"]["sampler"]["num"] = 32
 
 
-def build_model(config: Config, device: str = "cpu") -> BaseModel:
-    """Build the model of a config as MMEngine's runner does without distribution.
-
-    Args:
-        config: Any detection, segmentation or classification config.
-        device: ``meta`` builds without memory, to count parameters; any other also
-            initialises the weights.
-    """
-    settings = ConfigDict(config.model.to_dict())
-    preprocessor = config.get("data_preprocessor")
-    if preprocessor is not None:
-        settings.setdefault("data_preprocessor", preprocessor)
-    with (
-        DefaultScope.overwrite_default_scope(config.default_scope),
-        torch.device(device),
-    ):
-        model = revert_sync_batchnorm(MODELS.build(settings))
-        if device != "meta":
-            model.init_weights()
-    return model
-
-
 def build_optimizer(config: Config, model: BaseModel) -> OptimWrapper:
     """Build the config's own optimizer wrapper, with its rules for single parameters.
 
@@ -211,18 +87,6 @@ def build_optimizer(config: Config, model: BaseModel) -> OptimWrapper:
     """
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return build_optim_wrapper(model, config.optim_wrapper)
-
-
-def count_parameters(config: Config) -> int:
-    """Count the parameters of a config's whole model, without allocating them.
-
-    Args:
-        config: Any detection, segmentation or classification config.
-    """
-    settings = Config(config.to_dict())
-    _drop_pretrained(settings.model)
-    model = build_model(settings, device="meta")
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def make_batch(

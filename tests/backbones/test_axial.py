@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones import DynaMixer, VisionPermutator
 from mlp_backbones.backbones.axial import AxialBackbone, name_stages
+from mlp_backbones.factory import get_model
 from mlp_backbones.layers import AxialMixer, join_windows, partition_windows
-from mlp_backbones.models import get_model
 
 FAMILIES = [DynaMixer, VisionPermutator]
 

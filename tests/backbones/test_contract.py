@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mlp_backbones
 from mlp_backbones.backbones import MLPBackbone, ResampledBackbone
-from mlp_backbones.models import families
+from mlp_backbones.factory import families
 from mlp_backbones.registry import MODELS
 from mlp_backbones.testing.contract import CHECKS, SIZES, randomise
 

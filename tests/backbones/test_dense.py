@@ -4,11 +4,11 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mlp_backbones.models import families
+from mlp_backbones.building import build_model
+from mlp_backbones.config_names import config_dir
+from mlp_backbones.factory import families
 from mlp_backbones.testing.configs import (
-    build_model,
     build_optimizer,
-    find_config_dir,
     make_batch,
     shrink_config,
     take_step,
@@ -24,7 +24,7 @@ PARTS = {
 
 def make_config(family: str, head: str, arch: str) -> Config:
     """Put the backbone of a family into the small model of a task."""
-    base = find_config_dir() / "_base_"
+    base = config_dir() / "_base_"
     model, runtime = PARTS[head]
     config = Config.fromfile(base / "models" / f"{model}.py")
     config.merge_from_dict(Config.fromfile(base / f"{runtime}.py").to_dict())
@@ -60,7 +60,7 @@ def smallest_arch(family: str) -> str:
 
 def check(config: Config, image_size: int) -> None:
     small = shrink_config(config, image_size)
-    model = build_model(small)
+    model = build_model(small, init=True)
     batch = make_batch(small, image_size=image_size)
     report = take_step(model, batch, build_optimizer(small, model))
     assert report.losses["loss"] > 0

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import mlp_backbones.layers.grid as grid_module
 from mlp_backbones.backbones import MLPBackbone, ResampledBackbone
+from mlp_backbones.factory import families
 from mlp_backbones.layers import CachingModule, GridMixer
-from mlp_backbones.models import families
 
 IMAGE_SIZE = (64, 96)
 MODES = [

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import MSMLP
 from mlp_backbones.backbones.ms_mlp import MixShift, split_channels
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.models import Classifier
-from mlp_backbones.testing import load_reference_case
+from mlp_backbones.factory import Classifier
 
 ARCH = MSMLP.mini_arch
 MIX_SIZE = MSMLP("mini").mix_size
@@ -25,8 +25,8 @@ def by_hand(mixer: MixShift, x: Tensor, *, circular: bool) -> Tensor:
     first = 0
     for group, distance in enumerate(mixer.shift_dist):
         for layers, down, right in (
-            (mixer.horizontal, 0, distance),
-            (mixer.vertical, distance, 0),
+            (mixer.along_width, 0, distance),
+            (mixer.along_height, distance, 0),
         ):
             layer = layers[group]
             half = layer.weight.shape[-1] // 2
@@ -82,8 +82,8 @@ def test_shifts_come_before_the_filters() -> None:
     for group, distance in enumerate(mixer.shift_dist):
         part = nchw[:, group : group + 1]
         parts.append(
-            mixer.horizontal[group](part).roll(distance, 3)
-            + mixer.vertical[group](part).roll(distance, 2)
+            mixer.along_width[group](part).roll(distance, 3)
+            + mixer.along_height[group](part).roll(distance, 2)
         )
     filtered_first = torch.cat(parts, 1).permute(0, 2, 3, 1)
     found = mixer(x)
@@ -129,9 +129,9 @@ def test_nothing_is_filtered_that_need_not_be() -> None:
 
 def test_one_residual_runs_around_the_block() -> None:
     block = MSMLP("mini").stages[0].blocks[0]
-    nn.init.uniform_(block.gamma)
+    nn.init.uniform_(block.layer_scale.gamma)
     x = torch.randn(2, 8, 9, 20)
-    expected = x + block.gamma * block.mlp(block.norm2(block.mixer(x)))
+    expected = x + block.layer_scale.gamma * block.mlp(block.norm2(block.mixer(x)))
     torch.testing.assert_close(block(x), expected)
 
 
@@ -161,7 +161,7 @@ def test_a_norm_of_averages_is_no_norm_of_maps(
         weights = tmp_path / "official.safetensors"
         official = {k[3:]: v for k, v in load_file(file).items() if k[:3] == "sd."}
         save_file(official, weights)
-    arguments = MSMLP.arguments_from_reference(case.description["config"], (64, 64))
+    arguments = arguments_from_reference(MSMLP, case.description["config"], (64, 64))
     backbone = MSMLP(**arguments, out_indices=(3,))
     load_pretrained(backbone, weights)
     assert (backbone.out_norms["3"].weight == 1).all()
@@ -178,7 +178,7 @@ def test_without_wrapping_the_left_border_knows_nothing_of_the_right_one() -> No
     padded[..., 480:] = 0
     for circular in (True, False):
         backbone = MSMLP("mini", circular=circular, out_indices=(0,)).eval()
-        nn.init.ones_(backbone.stages[0].blocks[0].gamma)
+        nn.init.ones_(backbone.stages[0].blocks[0].layer_scale.gamma)
         with torch.no_grad():
             left, left_of_padded = (backbone(i)[0][..., :4] for i in (x, padded))
         assert torch.equal(left, left_of_padded) is not circular
@@ -228,6 +228,8 @@ def test_initialisation_is_the_official_one() -> None:
         ({"mix_size": MIX_SIZE[:3]}, ValueError, "each of 4 stages"),
         ({"mix_size": (*MIX_SIZE[:3], (1, 7, 7, 7, 4))}, ValueError, "7, 4"),
         ({"mix_size": (*MIX_SIZE[:3], 7)}, ValueError, "7"),
+        ({"circular": "x"}, TypeError, "circular.*'x'"),
+        ({"patch_norm": 3}, TypeError, "patch_norm.*3"),
     ],
 )
 def test_wrong_arguments_are_named(
@@ -240,7 +242,7 @@ def test_wrong_arguments_are_named(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"shift_size": 4}, "4 groups"),
+        ({"shift_size": 4}, "shift_size 5.*4"),
         ({"chunks": [[5, 5, 5, 5]] * 4}, "5, 5"),
         ({"patch_size": 2}, "patch_size"),
     ],
@@ -255,6 +257,6 @@ def test_cases_that_contradict_themselves_are_refused(change: dict, words: str) 
         "patch_size": 4,
         "norm_eps": 1e-6,
     }
-    MSMLP(**MSMLP.arguments_from_reference(config, (64, 64)))
+    MSMLP(**arguments_from_reference(MSMLP, config, (64, 64)))
     with pytest.raises(ValueError, match=words):
-        MSMLP.arguments_from_reference({**config, **change}, (64, 64))
+        arguments_from_reference(MSMLP, {**config, **change}, (64, 64))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mlp_backbones import get_model
 from mlp_backbones.backbones import ResMLP
 from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.factory import Classifier
 from mlp_backbones.layers import Affine, TokenLinear
-from mlp_backbones.models import Classifier
 
 ARCH = {
     "embed_dim": 8,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mlp_backbones.backbones import ResampledBackbone
 from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.factory import families
 from mlp_backbones.layers import resample_patch_kernel
-from mlp_backbones.models import families
 
 FAMILIES = sorted(
     family for family, cls in families().items() if issubclass(cls, ResampledBackbone)

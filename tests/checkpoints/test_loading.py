@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from reference_cases import load_reference_case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mlp_backbones import get_backbone, get_model
 from mlp_backbones.backbones import CycleMLP
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
-from mlp_backbones.models import Classifier
+from mlp_backbones.factory import Classifier
 from mlp_backbones.registry import MODELS
-from mlp_backbones.testing import load_reference_case
 
 CASE = "cycle_mlp/b_like_square"
 

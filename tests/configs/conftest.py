@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mlp_backbones.models import get_family
-from mlp_backbones.testing.configs import (
-    find_config_dir,
-    find_configs,
-    parse_config_name,
-)
+from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.factory import get_family
 
-CONFIG_DIR = find_config_dir()
+CONFIG_DIR = config_dir()
 
 
 DIGIT_SCENES = "digit-scenes"

@@ -7,12 +7,8 @@ import pytest
 import torch
 
 from mlp_backbones import get_model
-from mlp_backbones.models import families, get_family
-from mlp_backbones.testing.configs import (
-    find_config_dir,
-    find_configs,
-    parse_config_name,
-)
+from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.factory import families, get_family
 
 FAMILIES = sorted(families())
 DENSE = ("retinanet", "mask-rcnn", "fpn", "upernet")
@@ -72,7 +68,7 @@ SHEET_KEYS = {
 def _names(family):
     return [
         parse_config_name(path)
-        for path in find_configs(find_config_dir())
+        for path in find_configs(config_dir())
         if path.parent.name == family
     ]
 
@@ -144,7 +140,7 @@ def test_3x_trains_at_many_scales():
     with_3x = {family for table in (REPORTED, OURS) for family in _with_3x(table)}
     assert with_3x >= {"as_mlp", "cycle_mlp", "hire_mlp", "wave_mlp"}
     for family in with_3x:
-        for path in (find_config_dir() / family).glob("*-3x_coco.py"):
+        for path in (config_dir() / family).glob("*-3x_coco.py"):
             assert "coco_instance_multi-scale.py" in path.read_text(), path.name
 
 

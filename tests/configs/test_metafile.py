@@ -7,16 +7,12 @@ import pytest
 import yaml
 from mmengine.config import Config
 
-from mlp_backbones.models import get_family
-from mlp_backbones.testing.configs import (
-    find_config_dir,
-    find_configs,
-    parse_config_name,
-)
-from mlp_backbones.zoo.checking import check_family, check_model_index
-from mlp_backbones.zoo.naming import sort_key
+from dev.zoo.checking import check_family, check_model_index
+from dev.zoo.naming import sort_key
+from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.factory import get_family
 
-CONFIG_DIR = find_config_dir()
+CONFIG_DIR = config_dir()
 
 RECORDED = {
     "box AP": "coco/bbox_mAP",

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mlp_backbones.testing.configs import find_config_dir, parse_config_name
-from mlp_backbones.zoo.naming import find_name_faults, schedule_length
+from dev.zoo.naming import find_name_faults, schedule_length
+from mlp_backbones.config_names import config_dir, parse_config_name
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_the_parts_of_a_name():
 
 
 def test_the_parts_in_base_are_all_used():
-    folder = find_config_dir()
+    folder = config_dir()
     used: set[Path] = set()
 
     def follow(path: Path) -> None:

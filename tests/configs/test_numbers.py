@@ -3,9 +3,10 @@
 import pytest
 from mmengine.config import Config
 
-from mlp_backbones.testing.configs import count_parameters, find_config_dir
+from mlp_backbones.building import count_parameters
+from mlp_backbones.config_names import config_dir
 
-CONFIG_DIR = find_config_dir()
+CONFIG_DIR = config_dir()
 
 # CycleMLP, arXiv 2107.10224v1, tables 5 and 6: millions as printed.
 CYCLE_MLP = {

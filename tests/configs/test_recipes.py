@@ -7,18 +7,13 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
+from mlp_backbones.building import build_model
+from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.factory import families
 from mlp_backbones.layers import Affine
-from mlp_backbones.models import families
-from mlp_backbones.testing.configs import (
-    build_model,
-    build_optimizer,
-    find_config_dir,
-    find_configs,
-    parse_config_name,
-    shrink_config,
-)
+from mlp_backbones.testing.configs import build_optimizer, shrink_config
 
-CONFIG_DIR = find_config_dir()
+CONFIG_DIR = config_dir()
 DOCUMENT = CONFIG_DIR.parent / "docs" / "recipes.md"
 # Columns of the table of stochastic depth.
 DROP_PATH_COLUMNS = {

@@ -11,14 +11,14 @@ from small_zoo import (
     UPERNET,
 )
 
-from mlp_backbones.testing.configs import find_config_dir
-from mlp_backbones.zoo.checking import check_model_index, check_zoo
+from dev.zoo.checking import check_model_index, check_zoo
+from mlp_backbones.config_names import config_dir
 
 
 @pytest.mark.slow
 def test_this_zoo_as_a_whole_is_in_order():
     """No stray config, no name in two families; the counts are tested by family."""
-    assert check_zoo(find_config_dir(), build=()) == []
+    assert check_zoo(config_dir(), build=()) == []
 
 
 def test_a_zoo_in_order_has_no_fault(zoo):

@@ -4,10 +4,10 @@ import modelindex
 import pytest
 from mmpretrain.apis.model import ModelHub
 
-from mlp_backbones.models import families
-from mlp_backbones.testing.configs import find_config_dir, find_configs
+from mlp_backbones.config_names import config_dir, find_configs
+from mlp_backbones.factory import families
 
-MODEL_INDEX = find_config_dir().parent / "model-index.yml"
+MODEL_INDEX = config_dir().parent / "model-index.yml"
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_model_index_finds_no_error(index):
 
 
 def test_every_config_and_every_family_is_there_once(index):
-    names = [path.stem for path in find_configs(find_config_dir())]
+    names = [path.stem for path in find_configs(config_dir())]
     assert sorted(model.name for model in index.models) == sorted(names)
     classes = [cls.__name__ for cls in families().values()]
     assert sorted(c.name for c in index.collections) == sorted(classes)
@@ -49,7 +49,7 @@ def test_what_is_stated_arrives(index):
 def test_mmpretrain_registers_every_model(monkeypatch):
     monkeypatch.setattr(ModelHub, "_models_dict", {})
     ModelHub.register_model_index(MODEL_INDEX, config_prefix=MODEL_INDEX.parent)
-    paths = find_configs(find_config_dir())
+    paths = find_configs(config_dir())
     assert len(ModelHub._models_dict) == len(paths)
     for path in paths:
         entry = ModelHub._models_dict[path.stem.lower()]

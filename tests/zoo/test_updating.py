@@ -4,20 +4,20 @@ import pytest
 import yaml
 from small_zoo import CLASSIFIER, MASK_RCNN, NAMES, RETINANET, SECOND_CLASSIFIER
 
-from mlp_backbones.testing.configs import find_config_dir
-from mlp_backbones.zoo.metafile import (
+from dev.zoo.metafile import (
     MetafileError,
     format_metafile,
     parse_metafile,
     read_metafile,
 )
-from mlp_backbones.zoo.updating import (
+from dev.zoo.updating import (
     find_families,
     update_metafile,
     update_model_index,
 )
+from mlp_backbones.config_names import config_dir
 
-METAFILES = sorted(find_config_dir().glob("*/metafile.yml"))
+METAFILES = sorted(config_dir().glob("*/metafile.yml"))
 
 
 def models(zoo):

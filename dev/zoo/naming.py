@@ -7,9 +7,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mlp_backbones.models import get_family
+from mlp_backbones.config_names import TASKS, ConfigName, parse_config_name
+from mlp_backbones.factory import get_family
 from mlp_backbones.registry import MODELS
-from mlp_backbones.testing.configs import TASKS, ConfigName, parse_config_name
 
 __all__ = [
     "DATASETS",

@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
@@ -31,19 +33,19 @@ def main() -> int:
     problems: list[str] = []
 
     def work() -> None:
-        from mlp_backbones.testing.configs import find_config_dir
-        from mlp_backbones.zoo.checking import check_family, check_zoo
-        from mlp_backbones.zoo.updating import find_families
+        from dev.zoo.checking import check_family, check_zoo
+        from dev.zoo.updating import find_families
+        from mlp_backbones.config_names import config_dir
 
         logging.disable(logging.INFO)  # what MMEngine tells of each model
-        config_dir = args.configs or find_config_dir()
+        configs = args.configs or config_dir()
         build: list[str] | None = [] if args.fast else None
-        folders = find_families(config_dir, args.families)
+        folders = find_families(configs, args.families)
         if args.families:
             for folder in folders:
                 problems.extend(check_family(folder, build=build))
         else:
-            problems.extend(check_zoo(config_dir, build=build))
+            problems.extend(check_zoo(configs, build=build))
         count = sum(len(list(folder.glob("*.py"))) for folder in folders)
         print(f"checked {count} configs of {len(folders)} families")
 

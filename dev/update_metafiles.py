@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
@@ -38,16 +40,16 @@ def main() -> int:
     args = parse_args()
 
     def work() -> None:
-        from mlp_backbones.testing.configs import find_config_dir
-        from mlp_backbones.zoo.updating import (
+        from dev.zoo.updating import (
             find_families,
             update_metafile,
             update_model_index,
         )
+        from mlp_backbones.config_names import config_dir
 
         logging.disable(logging.INFO)  # what MMEngine tells of each model
-        config_dir = args.configs or find_config_dir()
-        for folder in find_families(config_dir, args.families):
+        configs = args.configs or config_dir()
+        for folder in find_families(configs, args.families):
             update = update_metafile(
                 folder,
                 recount=args.recount,
@@ -60,8 +62,8 @@ def main() -> int:
                 + ("" if update.rewritten else ", file as it was"),
                 flush=True,
             )
-        if update_model_index(config_dir):
-            print(f"{config_dir.parent / 'model-index.yml'}: written anew")
+        if update_model_index(configs):
+            print(f"{configs.parent / 'model-index.yml'}: written anew")
 
     return run_tool(work, "update_metafiles.py", args.debug)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mlp_backbones
-from mlp_backbones import files
+from mlp_backbones import config_names
 
 
 @pytest.mark.parametrize("place", ["configs", "mlp_backbones/.mim/configs"])
@@ -16,7 +16,8 @@ def test_configs_are_found(
 ) -> None:
     folder = tmp_path / place
     (folder / "_base_").mkdir(parents=True)
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "mlp_backbones" / "files.py"))
+    file = tmp_path / "mlp_backbones" / "config_names.py"
+    monkeypatch.setattr(config_names, "__file__", str(file))
     assert mlp_backbones.config_dir() == folder.resolve()
 
 
@@ -24,7 +25,8 @@ def test_missing_configs_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "configs").mkdir()  # of somebody else
-    monkeypatch.setattr(files, "__file__", str(tmp_path / "mlp_backbones" / "files.py"))
+    file = tmp_path / "mlp_backbones" / "config_names.py"
+    monkeypatch.setattr(config_names, "__file__", str(file))
     with pytest.raises(FileNotFoundError, match="mlp_backbones"):
         mlp_backbones.config_dir()
 

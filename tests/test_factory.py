@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mlp_backbones
-from mlp_backbones.models import Classifier, families
+from mlp_backbones.factory import Classifier, families
 
 
 def test_importing_is_silent_and_needs_nothing() -> None:
