@@ -139,12 +139,16 @@ def test_layer_scale_belongs_to_the_hierarchical_form() -> None:
         with torch.device("meta"):
             assert GFNet(arch).layer_scale == start
     with torch.device("meta"):
-        assert GFNet("ti").layer_scale is None
+        assert GFNet("ti").layer_scale == 0
     assert (
-        GFNet(MICRO["gf_net"], layer_scale=0.5).stages[0].blocks[0].gamma.unique()
+        GFNet(MICRO["gf_net"], layer_scale=0.5)
+        .stages[0]
+        .blocks[0]
+        .layer_scale.gamma.unique()
         == 0.5
     )
-    assert GFNet(MICRO["gf_net"], layer_scale=0).stages[0].blocks[0].gamma is None
+    bare = GFNet(MICRO["gf_net"], layer_scale=0)
+    assert isinstance(bare.stages[0].blocks[0].layer_scale, nn.Identity)
 
 
 def test_filters_stay_float32_under_autocast() -> None:
@@ -197,7 +201,7 @@ def test_weights_of_the_other_form_are_refused(tmp_path: Path) -> None:
         for block in range(12)
     }
     torch.save(official, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"GFNet mini; \d+ of another shape"):
+    with pytest.raises(CheckpointError, match=r"GFNet; \d+ of another shape"):
         load_pretrained(GFNet(MICRO["gf_net"]), tmp_path / "w.pth")
 
 
@@ -244,7 +248,7 @@ def test_cases_may_end_stages_anywhere() -> None:
         backbone = GFNet(**arguments)
         assert backbone.depths == depths
         assert backbone.token_grid.sizes[0] == (5, 5)
-        assert backbone.stages[0].blocks[0].gamma is None
+        assert isinstance(backbone.stages[0].blocks[0].layer_scale, nn.Identity)
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,7 @@ def test_initialisation_is_timms() -> None:
         ({"grid": "tiles"}, ValueError, "'window', 'interpolate'.*'tiles'"),
         ({"shift_windows": 1}, TypeError, "shift_windows.*1"),
         ({"arch": {**GATED_ARCH, "tokens_mlp_dim": 5}}, ValueError, "tokens_mlp_dim"),
-        ({"arch": {**ARCH, "gated": 1}}, ValueError, "gated.*True or False"),
+        ({"arch": {**ARCH, "gated": 1}}, TypeError, "gated.*True or False"),
         ({"arch": {**ARCH, "embed_dim": 0}}, ValueError, "embed_dim"),
     ],
 )
