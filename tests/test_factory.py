@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from sizes import MICRO
 
 import mlp_backbones
 from mlp_backbones.factory import Classifier, families
@@ -85,7 +86,7 @@ def test_heads_start_at_zero_where_the_official_ones_do() -> None:
     zero = {name for name, cls in families().items() if cls.zero_head}
     assert zero == {"g_mlp", "mlp_mixer", "spach"}  # their fact sheets say so
     for family, cls in families().items():
-        backbone = cls("mini", out_indices=(-1,), **cls.classifier_arguments)
+        backbone = cls(MICRO[cls.family], out_indices=(-1,), **cls.classifier_arguments)
         head = Classifier(backbone, 5).head.fc
         assert bool((head.weight == 0).all()) is (family in zero)
         assert (head.bias == 0).all()

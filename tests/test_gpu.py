@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from sizes import build_micro
 
 from mlp_backbones.factory import families
 from mlp_backbones.ops import forms
@@ -27,7 +28,7 @@ CUDA = pytest.param(
 
 @pytest.fixture(params=sorted(families()))
 def build(request: pytest.FixtureRequest) -> Build:
-    return partial(families()[request.param], "mini")
+    return partial(build_micro, request.param)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import openmmlab_runs
 import pytest
 import torch
+from sizes import MICRO
 
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
 
@@ -25,7 +26,7 @@ _base_ = [
     '{configs}/_base_/default_runtime.py'
 ]
 model = dict(
-    backbone=dict(_delete_=True, type='mlp_backbones.CycleMLP', arch='mini'),
+    backbone=dict(_delete_=True, type='mlp_backbones.CycleMLP', arch={arch}),
     neck=dict(in_channels=[16, 32, 48, 64], out_channels=32),
     bbox_head=dict(
         num_classes=10, in_channels=32, feat_channels=32, stacked_convs=1),
@@ -74,7 +75,7 @@ norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     pretrained=None,
     data_preprocessor=dict(size=(64, 64)),
-    backbone=dict(_delete_=True, type='mlp_backbones.CycleMLP', arch='mini'),
+    backbone=dict(_delete_=True, type='mlp_backbones.CycleMLP', arch={arch}),
     neck=dict(in_channels=[16, 32, 48, 64]),
     decode_head=dict(num_classes=11, norm_cfg=norm_cfg))
 data = dict(
@@ -115,7 +116,7 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(
-        _delete_=True, type='mlp_backbones.CycleMLP', arch='mini', out_indices=(3, )),
+        _delete_=True, type='mlp_backbones.CycleMLP', arch={arch}, out_indices=(3, )),
     head=dict(num_classes=10, in_channels=64))
 data_preprocessor = dict(num_classes=10)
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
@@ -157,7 +158,9 @@ def train(scope: str, folder: Path, environment: dict[str, str]) -> Path:
     if not work_dir.exists():
         configs = openmmlab_runs.package_folder(scope) / ".mim" / "configs"
         config = folder / f"{scope}.py"
-        config.write_text(RUNS[scope][0].replace("{configs}", str(configs)))
+        text = RUNS[scope][0].replace("{configs}", str(configs))
+        text = text.replace("{arch}", repr(MICRO["cycle_mlp"]))
+        config.write_text(text)
         script = openmmlab_runs.tool(scope, "train.py")
         openmmlab_runs.run(script, config.name, cwd=folder, env=environment)
     return work_dir

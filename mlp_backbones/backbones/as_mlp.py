@@ -210,8 +210,8 @@ class ASMLP(MLPBackbone):
         "base": {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2)},
     }
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 1, 2, 1),
+        "embed_dims": (32, 64, 128, 192),
+        "depths": (2, 2, 2, 1),
     }
 
     checkpoint_layouts = (

@@ -130,10 +130,13 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     """
 
     mini_arch: ClassVar[dict[str, Any]] = {}
-    """A size of our own, known as ``mini``: all parts of the family, hardly a width.
+    """A size of our own, known as ``mini``, which the digit-scenes configs train.
 
-    For trying things out; it has no published counterpart.
+    It has no published counterpart.
     """
+
+    mini_options: ClassVar[dict[str, Any]] = {}
+    """Arguments of the class beside ``mini_arch`` in the digit-scenes classifier."""
 
     official_names: ClassVar[dict[str, str]] = {}
     """What the authors or timm call a size, where it is not ``{family}_{arch}``."""

@@ -271,13 +271,14 @@ class CCSMLP(IsotropicGridBackbone):
         )
     }
     mini_arch: ClassVar[dict[str, Any]] = {
-        "host": "mlp_mixer",
-        "embed_dim": 32,
-        "depth": 4,
-        "patch_size": 16,
-        "mlp_ratio": 4,
+        "host": "res_mlp",
+        "embed_dim": 128,
+        "depth": 8,
+        "patch_size": 8,
+        "mlp_ratio": 3,
         "ccs_groups": 8,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"init_scale": 0.1, "image_size": 64}
     official_names: ClassVar[dict[str, str]] = {
         name: f"ccs_{name}" for name in arch_settings
     }

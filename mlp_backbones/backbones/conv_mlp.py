@@ -182,7 +182,7 @@ class ConvMLP(MLPBackbone):
     }
 
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
+        "embed_dims": (32, 64, 128, 192),
         "depths": (1, 2, 2, 2),
         "mlp_ratios": (2, 2, 2),
     }

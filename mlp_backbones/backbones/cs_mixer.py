@@ -321,13 +321,14 @@ class CSMixer(MLPBackbone):
     # fmt: on
 
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 2, 2, 1),
-        "num_heads": (2, 2, 3, 4),
+        "embed_dims": (32, 64, 128, 192),
+        "depths": (2, 2, 2, 1),
+        "num_heads": (2, 2, 4, 6),
         "reduced_dims": (2, 2, 2, 2),
-        "group_sizes": (4, 4, 3, 2),
+        "group_sizes": (6, 6, 6, 6),
         "mlp_ratio": 4,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     checkpoint_layouts = (
         CheckpointLayout(

@@ -203,9 +203,9 @@ class CycleMLP(MLPBackbone):
     # fmt: on
 
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 1, 2, 1),
-        "mlp_ratios": (4, 4, 2, 2),
+        "embed_dims": (32, 64, 128, 192),
+        "depths": (2, 2, 2, 1),
+        "mlp_ratios": (4, 4, 4, 4),
     }
 
     released_weights: ClassVar[dict[str, str]] = {

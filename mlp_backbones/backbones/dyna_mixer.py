@@ -207,15 +207,16 @@ class DynaMixer(AxialBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (24, 48, 48, 48),
-        "depths": (1, 1, 2, 1),
-        "resolutions": (6, 3, 3, 3),
-        "num_heads": (3, 4, 4, 4),
+        "embed_dims": (96, 144, 144, 144),
+        "depths": (3, 2, 2, 1),
+        "resolutions": (24, 12, 12, 12),
+        "num_heads": (8, 8, 8, 8),
         "reduced_dims": (2, 2, 2, 2),
         "transitions": (True, False, False, False),
         "mlp_ratios": (3, 3, 3, 3),
-        "patch_size": 8,
+        "patch_size": 7,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
     official_names: ClassVar[dict[str, str]] = {
         name: f"dynamixer_{name}" for name in ("s", "m", "l")
     }

@@ -144,11 +144,12 @@ class GMLP(IsotropicGridBackbone):
         for name, dim in (("ti16", 128), ("s16", 256), ("b16", 512))
     }
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 32,
-        "depth": 4,
-        "patch_size": 16,
-        "mlp_ratio": 6,
+        "embed_dim": 96,
+        "depth": 8,
+        "patch_size": 8,
+        "mlp_ratio": 4,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
     zero_head = True
     official_names: ClassVar[dict[str, str]] = {
         name: f"gmlp_{name}_224" for name in ("ti16", "s16", "b16")

@@ -281,12 +281,13 @@ class GFNet(ResampledBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 1, 2, 1),
-        "mlp_ratios": (4, 4, 2, 2),
+        "embed_dims": (32, 64, 128, 192),
+        "depths": (2, 2, 2, 1),
+        "mlp_ratios": (4, 4, 4, 4),
         "patch_size": 4,
         "hierarchical": True,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
     official_names: ClassVar[dict[str, str]] = {
         name: f"gfnet-{name.replace('_', '-')}" for name in arch_settings
     }

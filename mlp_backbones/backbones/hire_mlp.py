@@ -230,9 +230,12 @@ class HireMLP(MLPBackbone):
         )
     }
     mini_arch: ClassVar[dict[str, Any]] = {
-        **arch_settings["tiny"],
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (2, 1, 3, 2),
+        "embed_dims": (32, 64, 128, 192),
+        "depths": (2, 2, 3, 1),
+        "mlp_ratios": (4, 4, 4, 4),
+        "region_size": (4, 3, 3, 2),
+        "shift_cycle": (2, 2, 3, 2),
+        "shift_dilation": (2, 2, 1, 1),
     }
 
     released_weights: ClassVar[dict[str, str]] = {

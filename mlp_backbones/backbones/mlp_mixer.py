@@ -138,13 +138,14 @@ class MlpMixer(IsotropicGridBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 32,
-        "depth": 4,
-        "patch_size": 16,
-        "tokens_mlp_dim": 24,
-        "channels_mlp_dim": 96,
+        "embed_dim": 128,
+        "depth": 6,
+        "patch_size": 8,
+        "tokens_mlp_dim": 72,
+        "channels_mlp_dim": 384,
         "gated": False,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
     zero_head = True
     official_names: ClassVar[dict[str, str]] = {
         name: f"{name}_224" if name.startswith("gmixer") else f"mixer_{name}"

@@ -210,8 +210,8 @@ class MSMLP(MLPBackbone):
     }
 
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (20, 30, 40, 60),
-        "depths": (1, 1, 2, 1),
+        "embed_dims": (40, 80, 120, 180),
+        "depths": (1, 2, 2, 1),
         "mlp_ratios": (4, 4, 4, 4),
     }
 

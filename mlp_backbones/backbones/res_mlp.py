@@ -84,12 +84,13 @@ class ResMLP(IsotropicGridBackbone):
         )
     }
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 32,
-        "depth": 4,
-        "patch_size": 16,
-        "mlp_ratio": 4,
+        "embed_dim": 128,
+        "depth": 8,
+        "patch_size": 8,
+        "mlp_ratio": 3,
         "init_scale": 0.1,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
     official_names: ClassVar[dict[str, str]] = {
         "s12": "resmlp_12",
         "s24": "resmlp_24",

@@ -134,8 +134,8 @@ class S2MLP(ResampledBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 48,
-        "depth": 4,
+        "embed_dim": 160,
+        "depth": 6,
         "patch_size": 16,
         "mlp_ratio": 4,
         "norm": "ln",

@@ -178,8 +178,8 @@ class S2MLPv2(ResampledBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (24, 48, 48, 48),
-        "depths": (1, 1, 2, 1),
+        "embed_dims": (96, 128, 128, 128),
+        "depths": (3, 2, 2, 1),
         "transitions": (True, False, False, False),
         "patch_size": 7,
         "mlp_ratios": (3, 3, 3, 3),

@@ -266,10 +266,11 @@ class SMLPNet(MLPBackbone):
     # fmt: on
 
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 1, 2, 1),
+        "embed_dims": (32, 64, 128, 192),
+        "depths": (2, 2, 2, 1),
         "mlp_ratios": (3, 3, 3, 3),
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     official_names: ClassVar[dict[str, str]] = {
         name: f"smlpnet_{name}" for name in ("tiny", "small", "base")

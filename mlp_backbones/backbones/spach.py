@@ -321,15 +321,21 @@ class SPACH(ResampledBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "net_arch": _read_net_arch("pass 1; mlp 1; mlp 1, attn 1; attn 1"),
-        "num_heads": 2,
-        "mlp_ratio": 2,
+        "embed_dims": (32, 64, 128, 192),
+        "net_arch": (
+            (("pass", 2),),
+            (("mlp", 2),),
+            (("mlp", 1), ("attn", 1)),
+            (("attn", 1),),
+        ),
+        "num_heads": 4,
+        "mlp_ratio": 4,
         "token_ratio": 0.5,
         "patch_size": 4,
         "stem_type": "conv1",
         "multi_stage": True,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"layer_scale": 0.1, "image_size": 64}
     zero_head = True
     official_names: ClassVar[dict[str, str]] = {
         name: re.sub(

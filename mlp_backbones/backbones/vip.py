@@ -149,13 +149,14 @@ class VisionPermutator(AxialBackbone):
     }
     # fmt: on
     mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (24, 48, 48, 48),
-        "depths": (1, 1, 2, 1),
-        "segment_dims": (6, 3, 3, 3),
+        "embed_dims": (96, 144, 144, 144),
+        "depths": (3, 2, 2, 1),
+        "segment_dims": (24, 12, 12, 12),
         "transitions": (True, False, False, False),
         "mlp_ratios": (3, 3, 3, 3),
-        "patch_size": 8,
+        "patch_size": 7,
     }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     checkpoint_layouts = (
         CheckpointLayout(

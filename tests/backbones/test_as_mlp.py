@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.runner import load_checkpoint, save_checkpoint
 from safetensors.torch import load_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import ASMLP
@@ -262,7 +263,7 @@ def test_parts_that_can_be_left_out() -> None:
 
 def test_initialisation_is_the_official_one() -> None:
     """Torch's own for convolutions, which the linear layers stand for."""
-    backbone = ASMLP("mini")
+    backbone = ASMLP(MICRO["as_mlp"])
     for name, parameter in backbone.named_parameters():
         if parameter.ndim > 1:
             bound = parameter[0].numel() ** -0.5

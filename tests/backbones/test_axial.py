@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import DynaMixer, VisionPermutator
@@ -26,7 +27,7 @@ def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
 
 
 def make_mixer(cls: type[AxialBackbone], **options: object) -> AxialMixer:
-    backbone = cls("mini", **options)
+    backbone = cls(MICRO[cls.family], **options)
     return randomise(backbone.stages[0].blocks[0].mixer).double().eval()
 
 
@@ -48,7 +49,7 @@ def test_windows_are_the_mixer_on_each_crop(cls: type[AxialBackbone]) -> None:
 
 
 def test_shifted_windows_begin_half_a_window_later(cls: type[AxialBackbone]) -> None:
-    backbone = cls("mini", shift_windows=True)
+    backbone = cls(MICRO[cls.family], shift_windows=True)
     blocks = [block for stage in backbone.stages for block in stage.blocks]
     offsets = [block.mixer.window_offset for block in blocks]
     assert offsets == [(0, 0), (1, 1), (0, 0), (1, 1), (0, 0)]
@@ -99,7 +100,7 @@ def test_lines_of_padding_alone_leave_no_trace(
 
 def test_the_grid_follows_the_training_size(cls: type[AxialBackbone]) -> None:
     """Remainders are dropped patch by patch and again where the stride doubles."""
-    arch = {**cls.mini_arch, "patch_size": 7}
+    arch = {**MICRO[cls.family], "patch_size": 7}
     backbone = cls(arch, image_size=(65, 100))
     assert backbone.grid_sizes == ((9, 14), (4, 7), (4, 7), (4, 7))
     assert cls(arch).grid_sizes == ((6, 6), (3, 3), (3, 3), (3, 3))
@@ -114,7 +115,7 @@ def test_the_grid_follows_the_training_size(cls: type[AxialBackbone]) -> None:
 
 
 def test_sizes_the_official_code_takes_need_no_window(cls: type[AxialBackbone]) -> None:
-    arch = {**cls.mini_arch, "patch_size": 7}
+    arch = {**MICRO[cls.family], "patch_size": 7}
     backbone = cls(arch, pyramid=False).eval()
     randomise(backbone, 0.1)
     with torch.no_grad():
@@ -159,7 +160,7 @@ def test_a_change_of_width_alone_is_a_product_per_token(
     cls: type[AxialBackbone],
 ) -> None:
     arch = {
-        **cls.mini_arch,
+        **MICRO[cls.family],
         "transitions": (False,) * 4,
         "embed_dims": (12, 24, 24, 24),
         cls.grid_field: (3, 3, 3, 3),
@@ -179,7 +180,7 @@ def test_depths_are_those_of_the_code_not_of_the_papers_table(
 
 
 def test_skip_lam_divides_both_branches(cls: type[AxialBackbone]) -> None:
-    block = randomise(cls("mini", skip_lam=2.0)).stages[0].blocks[0].double()
+    block = randomise(cls(MICRO[cls.family], skip_lam=2.0)).stages[0].blocks[0].double()
     x = maps(6, 6)
     half = x + block.mixer(block.norm1(x)) / 2
     torch.testing.assert_close(block(x), half + block.mlp(block.norm2(half)) / 2)
@@ -212,7 +213,7 @@ def test_wrong_values_are_named(
     cls: type[AxialBackbone], options: dict, words: str
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=words):
-        cls("mini", **options)
+        cls(MICRO[cls.family], **options)
 
 
 # billions of multiply-adds at 224 as counted by the authors' code

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from sizes import MICRO, build_micro
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,7 +23,7 @@ FAMILIES = sorted(families())
 
 def build(family: str, **options: object) -> MLPBackbone:
     torch.manual_seed(0)
-    return families()[family]("mini", **options)
+    return build_micro(family, **options)
 
 
 def images(height: int = 64, width: int = 96, batch: int = 2) -> Tensor:
@@ -46,7 +47,7 @@ def test_builds_from_a_config_in_every_scope(family: str, scope: str) -> None:
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_contract(family: str, check: Callable[..., None]) -> None:
-    check(partial(families()[family], "mini"))
+    check(partial(build_micro, family))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
@@ -155,7 +156,7 @@ def test_wrong_epsilons_are_named(family: str, value: object) -> None:
     for name in inspect.signature(cls).parameters:
         if name.endswith("_eps"):
             with pytest.raises(ValueError, match=f"{name}.*{value!r}"):
-                cls("mini", **{name: value})
+                cls(MICRO[cls.family], **{name: value})
 
 
 def test_arch_as_a_mapping_equals_the_name(family: str) -> None:
@@ -231,6 +232,6 @@ def test_registry_holds_only_backbones_that_are_tested() -> None:
     registered = {
         cls for cls in MODELS.module_dict.values() if issubclass(cls, MLPBackbone)
     }
-    assert all(cls.mini_arch for cls in registered)
+    assert {cls.family for cls in registered} == set(MICRO)
     assert registered == set(families().values())
     assert FAMILIES

@@ -9,12 +9,13 @@ import pytest
 import torch
 from reference_cases import arguments_from_reference
 from safetensors.torch import load_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import ConvMLP
 from mlp_backbones.checkpoints import load_pretrained
 
-ARCH = ConvMLP.mini_arch
+ARCH = MICRO["conv_mlp"]
 SUBSETS = [(0, 1, 2, 3), (1, 2, 3), (3, 0), (0,), (1,), (0, 1), (2,), (-2, 0), (3,)]
 
 
@@ -84,7 +85,7 @@ def test_detector_taps_leave_no_parameter_without_gradient(
     out_indices: tuple[int, ...], with_cp: bool
 ) -> None:
     backbone = ConvMLP(
-        "mini", taps="detector", out_indices=out_indices, with_cp=with_cp
+        MICRO["conv_mlp"], taps="detector", out_indices=out_indices, with_cp=with_cp
     ).train()
     sum(m.square().mean() for m in backbone(torch.randn(2, 3, 64, 64))).backward()
     without = [n for n, p in backbone.named_parameters() if p.grad is None]
@@ -95,8 +96,10 @@ def test_detector_taps_leave_no_parameter_without_gradient(
 
 
 def test_checkpointing_changes_nothing_behind_detector_taps() -> None:
-    plain = ConvMLP("mini", taps="detector", drop_path_rate=0.2).train()
-    thrifty = ConvMLP("mini", taps="detector", drop_path_rate=0.2, with_cp=True).train()
+    plain = ConvMLP(MICRO["conv_mlp"], taps="detector", drop_path_rate=0.2).train()
+    thrifty = ConvMLP(
+        MICRO["conv_mlp"], taps="detector", drop_path_rate=0.2, with_cp=True
+    ).train()
     thrifty.load_state_dict(plain.state_dict())
     x = torch.randn(2, 3, 64, 64)
     results = []
@@ -109,14 +112,14 @@ def test_checkpointing_changes_nothing_behind_detector_taps() -> None:
 
 
 def test_the_stems_map_is_emitted_as_the_stem_left_it() -> None:
-    backbone = ConvMLP("mini", taps="detector", out_norm=False).train()
+    backbone = ConvMLP(MICRO["conv_mlp"], taps="detector", out_norm=False).train()
     x = torch.randn(2, 3, 64, 64)
     first = backbone(x)[0]
     torch.testing.assert_close(first, backbone.stem(x).permute(0, 3, 1, 2))
 
 
 def test_the_mixer_replaces_the_map() -> None:
-    block = ConvMLP("mini").stages[1].blocks[1].double()
+    block = ConvMLP(MICRO["conv_mlp"]).stages[1].blocks[1].double()
     x = torch.randn(2, 5, 6, 32, dtype=torch.double)
     y = x + block.mlp1(block.norm1(x))
     normed = block.mixer.norm(y)
@@ -131,7 +134,7 @@ def test_the_mixer_replaces_the_map() -> None:
 
 
 def test_the_last_relu_of_the_bottleneck_is_in_the_branch() -> None:
-    block = ConvMLP("mini").stages[0].blocks[0].eval()
+    block = ConvMLP(MICRO["conv_mlp"]).stages[0].blocks[0].eval()
     x = torch.randn(2, 5, 6, 16)
     branch = block(x) - x
     assert branch.min() > -1e-6
@@ -160,7 +163,7 @@ def test_stochastic_depth_starts_anew_in_every_stage() -> None:
 
 
 def test_official_arithmetic_of_sizes() -> None:
-    backbone = ConvMLP("mini").eval()
+    backbone = ConvMLP(MICRO["conv_mlp"]).eval()
     for height, width in ((75, 106), (32, 32), (33, 34), (63, 161)):
         with torch.no_grad():
             maps = backbone(torch.zeros(1, 3, height, width))
@@ -188,7 +191,7 @@ def test_initialisation_is_the_official_one() -> None:
 def test_batch_norms_can_be_synchronised_and_folded() -> None:
     from mmcv.cnn import fuse_conv_bn
 
-    backbone = ConvMLP("mini")
+    backbone = ConvMLP(MICRO["conv_mlp"])
     for norm in backbone.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.running_mean.normal_()

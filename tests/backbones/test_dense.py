@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config
+from sizes import MICRO
 
 from mlp_backbones.building import build_model
 from mlp_backbones.config_names import config_dir
@@ -22,7 +23,7 @@ PARTS = {
 }
 
 
-def make_config(family: str, head: str, arch: str) -> Config:
+def make_config(family: str, head: str, arch: str | dict) -> Config:
     """Put the backbone of a family into the small model of a task."""
     base = config_dir() / "_base_"
     model, runtime = PARTS[head]
@@ -79,8 +80,10 @@ def check(config: Config, image_size: int) -> None:
 @pytest.mark.parametrize("image_size", [64, 96])
 @pytest.mark.parametrize("head", PARTS)
 @pytest.mark.parametrize("family", sorted(families()))
-def test_mini_size_trains_and_predicts(family: str, head: str, image_size: int) -> None:
-    check(make_config(family, head, "mini"), image_size)
+def test_micro_size_trains_and_predicts(
+    family: str, head: str, image_size: int
+) -> None:
+    check(make_config(family, head, MICRO[family]), image_size)
 
 
 @pytest.mark.slow

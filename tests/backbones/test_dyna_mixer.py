@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference_cases import arguments_from_reference
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import DynaMixer
@@ -163,7 +164,9 @@ def test_half_precision_takes_the_softmax_in_float32() -> None:
 
 def test_only_the_channel_branch_obeys_qkv_bias() -> None:
     for qkv_bias in (False, True):
-        mixer = DynaMixer("mini", qkv_bias=qkv_bias).stages[0].blocks[0].mixer
+        mixer = (
+            DynaMixer(MICRO["dyna_mixer"], qkv_bias=qkv_bias).stages[0].blocks[0].mixer
+        )
         assert (mixer.channel.bias is not None) is qkv_bias
         for operation in (mixer.height, mixer.width):
             for layer in (operation.compress, operation.generate, operation.out):
@@ -171,12 +174,12 @@ def test_only_the_channel_branch_obeys_qkv_bias() -> None:
 
 
 def test_heads_must_divide_the_channels() -> None:
-    arch = {**DynaMixer.mini_arch, "num_heads": (5, 4, 4, 4)}
+    arch = {**MICRO["dyna_mixer"], "num_heads": (5, 4, 4, 4)}
     with pytest.raises(ValueError, match="24 channels make no 5 heads"):
         DynaMixer(arch)
 
 
 def test_the_overlapping_option_of_the_authors_code_is_refused() -> None:
-    config = {**DynaMixer.mini_arch, "overlap": True}
+    config = {**MICRO["dyna_mixer"], "overlap": True}
     with pytest.raises(ValueError, match="overlap"):
         arguments_from_reference(DynaMixer, config, (48, 48))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from reference_cases import arguments_from_reference
+from sizes import MICRO
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -75,7 +76,7 @@ def test_both_epsilons_have_their_places() -> None:
 
 
 def test_gates_begin_as_the_identity() -> None:
-    backbone = GMLP("mini")
+    backbone = GMLP(MICRO["g_mlp"])
     block = backbone.stages[0].blocks[0]
     x = torch.randn(2, 14, 14, 32)
     u, _ = block.mixer.act(block.mixer.fc1(x)).chunk(2, dim=-1)

@@ -7,6 +7,7 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
+from sizes import MICRO
 from torch import nn
 
 from mlp_backbones import get_model
@@ -130,7 +131,9 @@ def test_resize_to_the_same_grid_changes_nothing(how: str) -> None:
 
 
 def test_block_has_one_skip() -> None:
-    block = next(m for m in GFNet("mini").modules() if isinstance(m, FilterBlock))
+    block = next(
+        m for m in GFNet(MICRO["gf_net"]).modules() if isinstance(m, FilterBlock)
+    )
     with torch.no_grad():
         block.mlp.fc2.weight.zero_()
         block.mlp.fc2.bias.zero_()
@@ -144,8 +147,11 @@ def test_layer_scale_belongs_to_the_hierarchical_form() -> None:
             assert GFNet(arch).layer_scale == start
     with torch.device("meta"):
         assert GFNet("ti").layer_scale is None
-    assert GFNet("mini", layer_scale=0.5).stages[0].blocks[0].gamma.unique() == 0.5
-    assert GFNet("mini", layer_scale=0).stages[0].blocks[0].gamma is None
+    assert (
+        GFNet(MICRO["gf_net"], layer_scale=0.5).stages[0].blocks[0].gamma.unique()
+        == 0.5
+    )
+    assert GFNet(MICRO["gf_net"], layer_scale=0).stages[0].blocks[0].gamma is None
 
 
 def test_filters_stay_float32_under_autocast() -> None:
@@ -159,7 +165,7 @@ def test_filters_stay_float32_under_autocast() -> None:
     )
 
 
-@pytest.mark.parametrize("arch", ["mini", ISOTROPIC], ids=["four", "one"])
+@pytest.mark.parametrize("arch", [MICRO["gf_net"], ISOTROPIC], ids=["four", "one"])
 @pytest.mark.parametrize("how", ["spectrum", "kernel"])
 def test_weights_of_another_training_size_are_resampled_on_load(
     arch: str | dict, how: str, tmp_path: Path
@@ -183,10 +189,10 @@ def test_own_weights_come_back_as_they_are(
 ) -> None:
     """16 x 64 tokens are as many as 32 x 32; 16 and 17 columns have as many bins."""
     options = {"image_size": image_size, "filter_resize": how}
-    saved = randomise(GFNet("mini", **options))
+    saved = randomise(GFNet(MICRO["gf_net"], **options))
     file = tmp_path / "own.safetensors"
     save_file({k: v.contiguous() for k, v in saved.state_dict().items()}, file)
-    loaded = GFNet("mini", **options)
+    loaded = GFNet(MICRO["gf_net"], **options)
     load_pretrained(loaded, file)
     for key, weight in loaded.state_dict().items():
         assert torch.equal(weight, saved.state_dict()[key]), key
@@ -199,12 +205,12 @@ def test_weights_of_the_other_form_are_refused(tmp_path: Path) -> None:
     }
     torch.save(official, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"GFNet mini; \d+ of another shape"):
-        load_pretrained(GFNet("mini"), tmp_path / "w.pth")
+        load_pretrained(GFNet(MICRO["gf_net"]), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("pyramid", [False, True])
 def test_four_stages_drop_borders_as_the_official_code_does(pyramid: bool) -> None:
-    backbone = randomise(GFNet("mini", image_size=80, pyramid=pyramid)).eval()
+    backbone = randomise(GFNet(MICRO["gf_net"], image_size=80, pyramid=pyramid)).eval()
     x = torch.randn(1, 3, 83, 81)
     with torch.no_grad():
         maps = backbone(x)
@@ -260,4 +266,4 @@ def test_cases_may_end_stages_anywhere() -> None:
 )
 def test_wrong_arguments_are_named(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        GFNet(**{"arch": "mini", **options})
+        GFNet(**{"arch": MICRO["gf_net"], **options})

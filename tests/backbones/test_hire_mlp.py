@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from reference_cases import arguments_from_reference
 from safetensors.torch import load_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import HireMLP
@@ -249,7 +250,7 @@ def test_wrong_fields_are_named(field: str, value: object) -> None:
 
 
 def test_initialisation_is_the_official_one() -> None:
-    backbone = HireMLP("mini")
+    backbone = HireMLP(MICRO["hire_mlp"])
     for name, parameter in backbone.named_parameters():
         if parameter.ndim == 2 and name.endswith("bias"):
             assert not parameter.any(), name

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.analysis import get_model_complexity_info
 from reference_cases import arguments_from_reference
+from sizes import MICRO
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -284,7 +285,7 @@ def test_resized_weights_keep_the_response_to_a_constant_map(gated: bool) -> Non
 
 def test_gelu_and_epsilon_can_be_chosen() -> None:
     forms = {
-        (gelu, eps): MlpMixer("mini", gelu=gelu, norm_eps=eps).eval()
+        (gelu, eps): MlpMixer(MICRO["mlp_mixer"], gelu=gelu, norm_eps=eps).eval()
         for gelu in ("erf", "tanh")
         for eps in (1e-6, 1e-5)
     }

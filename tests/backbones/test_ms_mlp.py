@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import MSMLP
@@ -14,8 +15,8 @@ from mlp_backbones.backbones.ms_mlp import MixShift, split_channels
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.factory import Classifier
 
-ARCH = MSMLP.mini_arch
-MIX_SIZE = MSMLP("mini").mix_size
+ARCH = MICRO["ms_mlp"]
+MIX_SIZE = MSMLP(MICRO["ms_mlp"]).mix_size
 
 
 def by_hand(mixer: MixShift, x: Tensor, *, circular: bool) -> Tensor:
@@ -128,7 +129,7 @@ def test_nothing_is_filtered_that_need_not_be() -> None:
 
 
 def test_one_residual_runs_around_the_block() -> None:
-    block = MSMLP("mini").stages[0].blocks[0]
+    block = MSMLP(MICRO["ms_mlp"]).stages[0].blocks[0]
     nn.init.uniform_(block.gamma)
     x = torch.randn(2, 8, 9, 20)
     expected = x + block.gamma * block.mlp(block.norm2(block.mixer(x)))
@@ -136,7 +137,9 @@ def test_one_residual_runs_around_the_block() -> None:
 
 
 def test_the_classifier_pools_first_and_norms_then() -> None:
-    model = Classifier(MSMLP("mini", out_norm=False, out_indices=(3,)), 7).eval()
+    model = Classifier(
+        MSMLP(MICRO["ms_mlp"], out_norm=False, out_indices=(3,)), 7
+    ).eval()
     nn.init.normal_(model.neck.norm.weight)
     x = torch.randn(2, 3, 64, 96)
     pooled = model.backbone.forward_stages(x)[-1].mean((1, 2))
@@ -177,7 +180,7 @@ def test_without_wrapping_the_left_border_knows_nothing_of_the_right_one() -> No
     padded = x.clone()
     padded[..., 480:] = 0
     for circular in (True, False):
-        backbone = MSMLP("mini", circular=circular, out_indices=(0,)).eval()
+        backbone = MSMLP(MICRO["ms_mlp"], circular=circular, out_indices=(0,)).eval()
         nn.init.ones_(backbone.stages[0].blocks[0].gamma)
         with torch.no_grad():
             left, left_of_padded = (backbone(i)[0][..., :4] for i in (x, padded))
@@ -185,7 +188,7 @@ def test_without_wrapping_the_left_border_knows_nothing_of_the_right_one() -> No
 
 
 def test_official_arithmetic_of_sizes() -> None:
-    backbone = MSMLP("mini").eval()
+    backbone = MSMLP(MICRO["ms_mlp"]).eval()
     for height, width in ((75, 106), (32, 32), (33, 34), (63, 161)):
         with torch.no_grad():
             maps = backbone(torch.zeros(1, 3, height, width))
@@ -196,8 +199,8 @@ def test_official_arithmetic_of_sizes() -> None:
 
 
 def test_patch_norm_is_the_stems_alone() -> None:
-    names = set(MSMLP("mini").state_dict())
-    without = set(MSMLP("mini", patch_norm=False).state_dict())
+    names = set(MSMLP(MICRO["ms_mlp"]).state_dict())
+    without = set(MSMLP(MICRO["ms_mlp"], patch_norm=False).state_dict())
     assert names - without == {"stem.norm.weight", "stem.norm.bias"}
 
 
@@ -234,7 +237,7 @@ def test_wrong_arguments_are_named(
     options: dict, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        MSMLP("mini", **options)
+        MSMLP(MICRO["ms_mlp"], **options)
 
 
 @pytest.mark.parametrize(

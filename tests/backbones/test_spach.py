@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from reference_cases import arguments_from_reference
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones import get_model
@@ -160,7 +161,7 @@ def test_stochastic_depth_spares_the_convolution() -> None:
 @pytest.mark.parametrize("size", [(64, 96), (33, 47), (75, 106)])
 def test_one_stride_makes_a_pyramid(size: tuple[int, int], stem_type: str) -> None:
     arch = {
-        **SPACH.mini_arch,
+        **MICRO["spach"],
         "embed_dims": (16,) * 4,
         "net_arch": ((("mlp", 1),), (("attn", 1),), (("pass", 1),), (("mlp", 1),)),
         "patch_size": 16,
@@ -219,13 +220,13 @@ def test_merge_norms_the_whole_map() -> None:
 
 
 def test_heads_stay_the_same_in_all_stages() -> None:
-    backbone = SPACH("mini")
+    backbone = SPACH(MICRO["spach"])
     heads = {m.num_heads for m in backbone.modules() if isinstance(m, TokenAttention)}
     assert heads == {2}
 
 
 def test_blocks_without_a_mixer_have_nothing_of_it() -> None:
-    block = SPACH("mini").stages[0].blocks[0]
+    block = SPACH(MICRO["spach"]).stages[0].blocks[0]
     assert {name.split(".")[0] for name, _ in block.named_parameters()} == {
         "cpe",
         "norm2",
@@ -248,7 +249,7 @@ def test_stochastic_depth_is_constant_in_one_stage_and_linear_in_four() -> None:
 
 
 def test_stem_of_four_convolutions_keeps_its_statistics_if_told() -> None:
-    arch = {**SPACH.mini_arch, "stem_type": "conv4"}
+    arch = {**MICRO["spach"], "stem_type": "conv4"}
     for norm_eval in (False, True):
         backbone = SPACH(arch, norm_eval=norm_eval).train()
         before = backbone.stem.norms[0].running_mean.clone()
@@ -280,14 +281,14 @@ def test_four_stages_drop_borders_as_the_official_code_does(
     [
         ({"attention_window": 0}, "0"),
         ({"arch": "ms_xxs_mlp", "image_size": 32}, "0.5 of the 1 tokens of stage 3"),
-        ({"arch": {**SPACH.mini_arch, "stem_type": "conv2"}}, "conv2"),
-        ({"arch": {**SPACH.mini_arch, "net_arch": ((("mean", 1),),) * 4}}, "mean"),
-        ({"arch": {**SPACH.mini_arch, "net_arch": ((("mlp", 0),),) * 4}}, "0"),
-        ({"arch": {**SPACH.mini_arch, "num_heads": 5}}, "5 heads"),
-        ({"arch": {**SPACH.mini_arch, "multi_stage": False}}, "embed_dims"),
-        ({"arch": {**SPACH.mini_arch, "patch_size": 5}}, "5"),
+        ({"arch": {**MICRO["spach"], "stem_type": "conv2"}}, "conv2"),
+        ({"arch": {**MICRO["spach"], "net_arch": ((("mean", 1),),) * 4}}, "mean"),
+        ({"arch": {**MICRO["spach"], "net_arch": ((("mlp", 0),),) * 4}}, "0"),
+        ({"arch": {**MICRO["spach"], "num_heads": 5}}, "5 heads"),
+        ({"arch": {**MICRO["spach"], "multi_stage": False}}, "embed_dims"),
+        ({"arch": {**MICRO["spach"], "patch_size": 5}}, "5"),
     ],
 )
 def test_wrong_arguments_are_named(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        SPACH(**{"arch": "mini", **options})
+        SPACH(**{"arch": MICRO["spach"], **options})

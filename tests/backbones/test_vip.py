@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import VisionPermutator
@@ -121,13 +122,15 @@ def test_maps_of_one_value_keep_their_response_at_twice_the_size() -> None:
 
 def test_one_switch_is_for_the_bias_of_three_layers() -> None:
     for qkv_bias in (False, True):
-        mixer = VisionPermutator("mini", qkv_bias=qkv_bias).stages[0].blocks[0].mixer
+        mixer = (
+            VisionPermutator(MICRO["vip"], qkv_bias=qkv_bias).stages[0].blocks[0].mixer
+        )
         for layer in (mixer.height, mixer.width, mixer.channel):
             assert (layer.bias is not None) is qkv_bias
         assert mixer.proj.bias is not None
 
 
 def test_segments_must_divide_the_channels() -> None:
-    arch = {**VisionPermutator.mini_arch, "segment_dims": (5, 3, 3, 3)}
+    arch = {**MICRO["vip"], "segment_dims": (5, 3, 3, 3)}
     with pytest.raises(ValueError, match="24 channels make no 5 segments"):
         VisionPermutator(arch)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import WaveMLP
@@ -19,7 +20,7 @@ from mlp_backbones.backbones.wave_mlp import (
 )
 from mlp_backbones.checkpoints import load_pretrained
 
-ARCH = {**WaveMLP.mini_arch, "embed_dims": (8, 12, 16, 20)}
+ARCH = {**MICRO["wave_mlp"], "embed_dims": (8, 12, 16, 20)}
 KINDS = list(
     itertools.product(
         ("pointwise", "depthwise"), ("batch_norm", "group_norm_1"), (True, False)
