@@ -95,8 +95,8 @@ class OfficialMixer(nn.Module):
 
     def __init__(self, mixer: CycleMixer) -> None:
         super().__init__()
-        self.horizontal = DeformCycleFC(mixer.horizontal)
-        self.vertical = DeformCycleFC(mixer.vertical)
+        self.along_width = DeformCycleFC(mixer.along_width)
+        self.along_height = DeformCycleFC(mixer.along_height)
         self.channel = plain_linear(mixer.channel)
         self.fc1 = plain_linear(mixer.reweight.fc1)
         self.act = nn.GELU()
@@ -105,7 +105,7 @@ class OfficialMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, dim = x.shape
-        h, w, c = self.horizontal(x), self.vertical(x), self.channel(x)
+        h, w, c = self.along_width(x), self.along_height(x), self.channel(x)
         # (B, H, W, C) -> (B, C, H, W) -> (B, C)
         pooled = (h + w + c).permute(0, 3, 1, 2).flatten(2).mean(2)
         logits = self.fc2(self.act(self.fc1(pooled))).reshape(batch, dim, 3)
@@ -295,7 +295,7 @@ def peak_in_own_process(form: str, args: argparse.Namespace) -> float:
 
 def stage_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Return height, width and channels of the four stages' maps."""
-    dims = CycleMLP.arch_settings["b2"]["embed_dims"]
+    dims = CycleMLP.arch_settings["b2"].embed_dims
     return [
         (-(-height // stride), -(-width // stride), dim)
         for stride, dim in zip((4, 8, 16, 32), dims, strict=True)

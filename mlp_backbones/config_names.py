@@ -38,7 +38,7 @@ def config_dir() -> Path:
     Example:
         >>> sorted(path.name for path in (config_dir() / "_base_" / "models").iterdir())
         ... # doctest: +ELLIPSIS
-        ['digit_scenes_image-classifier.py', ...]
+        ['image-classifier.py', ...]
     """
     package = Path(__file__).resolve().parent
     for folder in (package / ".mim" / "configs", package.parent / "configs"):

@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+import shipped_configs
 import torch
 from reference_cases import find_data_dir, find_reference_dir
 
 # two xdist workers with two threads each crawl on two cores
 torch.set_num_threads(1)
+shipped_configs.read_bases_once()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ They lie outside the repository, with the small real data sets. A case's ``famil
 compared by its letters and digits alone: ``gf_net`` and ``gfnet`` are one family.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -156,7 +157,8 @@ def arguments_from_reference(
     given = dict(config)
     if reading.adapt is not None:
         given = reading.adapt(cls, given)
-    arch_fields = next(iter(cls.arch_settings.values())).keys()
+    arch_type = type(next(iter(cls.arch_settings.values())))
+    arch_fields = {one.name for one in dataclasses.fields(arch_type)} & given.keys()
     arguments: Fields = {"arch": {key: given[key] for key in arch_fields}}
     for key, value in given.items():
         if key in reading.constants:
@@ -277,7 +279,7 @@ def _read_ms_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
 
 
 def _read_res_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
-    init_scale = cls.arch_settings["s12"]["init_scale"]  # no case records it
+    init_scale = cls.arch_settings["s12"].init_scale  # no case records it
     return _read_isotropic(cls, {"init_scale": init_scale, **fields})
 
 
@@ -341,7 +343,11 @@ READINGS = {
     "s2mlpv2": Reading(names={"final_norm": "out_norm"}),
     "smlpnet": Reading(
         constants={"patch_size": 4},
-        names={"train_size": "image_size"},
+        names={
+            "train_size": "image_size",
+            "ln_eps": "norm_eps",
+            "bn_eps": "batch_norm_eps",
+        },
         repeated=("token_grid",),
     ),
     "spach": Reading(

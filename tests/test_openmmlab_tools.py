@@ -180,7 +180,8 @@ def test_their_tool_trains_our_backbone(
 
     state = torch.load(work_dir / checkpoint, weights_only=False)
     assert state["meta"]["iter"] == 2
-    weight = state["state_dict"]["backbone.stages.0.blocks.0.mixer.horizontal.weight"]
+    mixer = "backbone.stages.0.blocks.0.mixer"
+    weight = state["state_dict"][f"{mixer}.along_width.weight"]
     assert weight.shape == (16, 16)
     assert torch.isfinite(weight).all()
 

@@ -1,5 +1,6 @@
 """Every tool once as a process; what they do is tested where it lives."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -93,11 +94,27 @@ def relative(path):
     return path.relative_to(REPOSITORY).as_posix()
 
 
-@pytest.mark.parametrize("tool", PYTHON_TOOLS + SHELL_TOOLS, ids=relative)
-def test_every_tool_explains_itself(tool):
-    out = succeed(tool, "--help")
-    assert tool.name in out
-    assert len(out.splitlines()) > 2
+def check_help(tool, text):
+    assert tool.name in text
+    assert len(text.splitlines()) > 2
+
+
+@pytest.mark.parametrize("tool", PYTHON_TOOLS, ids=relative)
+def test_every_tool_explains_itself(tool, monkeypatch, capsys):
+    """In this process: a new one would load OpenMMLab for each."""
+    spec = importlib.util.spec_from_file_location("tool", tool)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 0
+    check_help(tool, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("tool", [TOOLS / "train.py", *SHELL_TOOLS], ids=relative)
+def test_tools_explain_themselves_as_processes(tool):
+    check_help(tool, succeed(tool, "--help"))
 
 
 @pytest.mark.parametrize("tool", SHELL_TOOLS, ids=relative)

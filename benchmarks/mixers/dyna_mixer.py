@@ -38,7 +38,10 @@ class PlainMixer(nn.Module):
             mixer.reweight,
             mixer.proj,
         )
-        self.height, self.width = PlainMix(mixer.height), PlainMix(mixer.width)
+        self.height, self.width = (
+            PlainMix(mixer.along_height),
+            PlainMix(mixer.along_width),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         batch, height, width, dim = x.shape

@@ -5,15 +5,15 @@ import copy
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import ResMLP
-from mlp_backbones.layers import ScaledBlock
+from mlp_backbones.layers import MixerBlock
 
 
 class PlainBlock(nn.Module):
     """A block as the paper writes it, on transposed tokens."""
 
-    def __init__(self, block: ScaledBlock) -> None:
+    def __init__(self, block: MixerBlock) -> None:
         super().__init__()
-        self.scale1, self.scale2 = block.scale1, block.scale2
+        self.scale1, self.scale2 = block.layer_scale1.gamma, block.layer_scale2.gamma
         self.norm1 = block.norm1
         self.mixer = nn.Linear(*block.mixer.weight.shape)
         self.mixer.weight, self.mixer.bias = block.mixer.weight, block.mixer.bias

@@ -16,16 +16,17 @@ class PlainMixer(nn.Module):
     def __init__(self, mixer: SparseMixer) -> None:
         super().__init__()
         self.act, self.dwconv, self.norm = mixer.act, mixer.dwconv, mixer.norm
-        self.row, self.column, self.fuse = mixer.row, mixer.column, mixer.fuse
+        self.along_width, self.along_height = mixer.along_width, mixer.along_height
+        self.fuse = mixer.fuse
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.permute(0, 3, 1, 2)
         x = self.act(self.norm(self.dwconv(self.act(x))))
-        row = self.row.weight[:, :, None, None]
-        column = self.column.weight[:, :, None, None]
+        row = self.along_width.weight[:, :, None, None]
+        column = self.along_height.weight[:, :, None, None]
         # the mixed axis becomes the channels of a 1x1 convolution
-        rows = F.conv2d(x.permute(0, 3, 1, 2), row, self.row.bias)
-        columns = F.conv2d(x.permute(0, 2, 1, 3), column, self.column.bias)
+        rows = F.conv2d(x.permute(0, 3, 1, 2), row, self.along_width.bias)
+        columns = F.conv2d(x.permute(0, 2, 1, 3), column, self.along_height.bias)
         parts = (x, rows.permute(0, 2, 3, 1), columns.permute(0, 2, 1, 3))
         x = F.conv2d(torch.cat(parts, dim=1), self.fuse.weight[:, :, None, None])
         return x.permute(0, 2, 3, 1)

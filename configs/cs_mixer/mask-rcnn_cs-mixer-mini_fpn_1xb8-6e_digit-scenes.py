@@ -1,9 +1,9 @@
 _base_ = [
     "../_base_/backbones/cs-mixer_mini.py",
-    "../_base_/models/digit_scenes_mask-rcnn_fpn.py",
-    "../_base_/datasets/digit_scenes_instance.py",
-    "../_base_/schedules/digit_scenes_6e.py",
-    "../_base_/digit_scenes_runtime_det.py",
+    "../_base_/digit_scenes/models/mask-rcnn_fpn.py",
+    "../_base_/digit_scenes/datasets/instance.py",
+    "../_base_/digit_scenes/schedules/6e.py",
+    "../_base_/digit_scenes/runtimes/det.py",
 ]
 
 model = dict(

@@ -7,4 +7,5 @@ _base_ = [
 
 model = dict(
     backbone=dict(type="mlp_backbones.CycleMLP", arch="b4", drop_path_rate=0.1),
+    head=dict(in_channels=512),
 )

@@ -11,4 +11,5 @@ model = dict(
         arch="b2",
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
 )

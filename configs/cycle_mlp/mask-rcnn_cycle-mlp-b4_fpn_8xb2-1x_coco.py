@@ -11,4 +11,5 @@ model = dict(
         arch="b4",
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
 )

@@ -12,7 +12,6 @@ model = dict(
         type="mlp_backbones.CycleMLP",
         arch="base",
         drop_path_rate=0.2,
-        init_cfg={},
     ),
     neck=dict(in_channels=[128, 256, 512, 1024]),
 )

@@ -12,7 +12,6 @@ model = dict(
         type="mlp_backbones.CycleMLP",
         arch="tiny",
         drop_path_rate=0.2,
-        init_cfg={},
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -12,7 +12,6 @@ model = dict(
         type="mlp_backbones.CycleMLP",
         arch="base",
         drop_path_rate=0.3,
-        init_cfg={},
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),

@@ -13,6 +13,7 @@ model = dict(
         pyramid=False,
         drop_path_rate=0.3,
     ),
+    head=dict(in_channels=512),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 # From 1e-6, as at the rate of the other sizes.

@@ -12,5 +12,6 @@ model = dict(
         pyramid=False,
         drop_path_rate=0.1,
     ),
+    head=dict(in_channels=512),
 )
 auto_scale_lr = dict(base_batch_size=1024)

@@ -11,4 +11,6 @@ model = dict(
         arch="h_s",
         drop_path_rate=0.2,
     ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
 )

@@ -1,9 +1,9 @@
 _base_ = [
     "../_base_/backbones/hire-mlp_mini.py",
-    "../_base_/models/digit_scenes_upernet.py",
-    "../_base_/datasets/digit_scenes_segmentation.py",
-    "../_base_/schedules/digit_scenes_3k.py",
-    "../_base_/digit_scenes_runtime_seg.py",
+    "../_base_/digit_scenes/models/upernet.py",
+    "../_base_/digit_scenes/datasets/segmentation.py",
+    "../_base_/digit_scenes/schedules/3k.py",
+    "../_base_/digit_scenes/runtimes/seg.py",
 ]
 
 model = dict(

@@ -14,4 +14,5 @@ model = dict(
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
     decode_head=dict(in_channels=[96, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
 )

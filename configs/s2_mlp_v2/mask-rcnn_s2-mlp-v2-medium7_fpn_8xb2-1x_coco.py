@@ -12,7 +12,6 @@ model = dict(
         type="mlp_backbones.S2MLPv2",
         arch="medium7",
         drop_path_rate=0.1,
-        init_cfg={},
     ),
     neck=dict(in_channels=[128, 256, 512, 512]),
 )

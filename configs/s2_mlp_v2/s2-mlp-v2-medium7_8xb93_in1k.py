@@ -12,6 +12,7 @@ model = dict(
         pyramid=False,
         drop_path_rate=0.1,
     ),
+    head=dict(in_channels=512),
 )
 train_dataloader = dict(batch_size=93)  # 744 images a step, as in the paper
 auto_scale_lr = dict(base_batch_size=744)

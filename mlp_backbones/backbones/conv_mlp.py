@@ -4,13 +4,17 @@ Paper: arXiv 2109.04454, CVPR Workshops 2023. Weights and facts follow the autho
 release (SHI-Labs/Convolutional-MLPs, Apache-2.0); the code is written anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.arguments import one_of, positive
+from mlp_backbones.backbones.arch import StagedArch, per_stage
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import ChannelMLP, ConvEmbed, DropPath
 from mlp_backbones.registry import MODELS
@@ -122,13 +126,32 @@ class ConvMLPBlock(nn.Module):
         self.mixer = DepthwiseMixer(dim, norm_eps=norm_eps)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = ChannelMLP(dim, hidden_dim)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         x = x + self.drop_path(self.mlp1(self.norm1(x)))
         x = self.mixer(x)  # no residual here
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvMLPArch(StagedArch):
+    """A stage of convolutions and three whose channel MLPs widen by ``mlp_ratios``."""
+
+    mlp_ratios: tuple[float, ...] = per_stage(positive, 3)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embed_dims[0] < 2:
+            raise ValueError(
+                "arch field 'embed_dims' must start with a number from 2 on, half of "
+                f"which the stem begins with, got {self.embed_dims}"
+            )
+
+
+def _stage(number: str, offset: int) -> str:
+    return f"stages.{int(number) + offset}."
 
 
 @MODELS.register_module()
@@ -141,6 +164,9 @@ class ConvMLP(MLPBackbone):
     Their published weights need ``taps="detector", out_norm=False``; channels and
     strides are the same.
 
+    Stochastic depth begins anew at 0 in each stage of MLPs and reaches
+    ``drop_path_rate``, 0.1 in the authors' trainings, in the last block of each.
+
     Args:
         arch: ``s``, ``m``, ``l``, ``mini``, or a mapping with ``embed_dims`` and
             ``depths``, four numbers each, and ``mlp_ratios``, three, since the first
@@ -148,20 +174,7 @@ class ConvMLP(MLPBackbone):
         taps: Which maps are returned: ``"stages"``, the ends of the stages, or
             ``"detector"``, those of the authors' detectors.
         norm_eps: Epsilon of the layer norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own. The
-            authors' detectors have none.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Whether batch norms keep their running statistics in training.
-        drop_path_rate: Stochastic depth rate of the last block of **each** stage of
-            MLPs, growing from 0 in each; 0.1 in the authors' trainings.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -172,57 +185,16 @@ class ConvMLP(MLPBackbone):
 
     family = "conv_mlp"
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {"embed_dims": dims, "depths": depths, "mlp_ratios": ratios}
+    arch_settings: ClassVar[Mapping[str, ConvMLPArch]] = {
+        name: ConvMLPArch(embed_dims=dims, depths=depths, mlp_ratios=ratios)
         for name, dims, depths, ratios in (
             ("s", (64, 128, 256, 512), (2, 2, 4, 2), (2, 2, 2)),
             ("m", (64, 128, 256, 512), (3, 3, 6, 3), (3, 3, 3)),
             ("l", (96, 192, 384, 768), (3, 4, 8, 3), (3, 3, 3)),
         )
     }
-
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (32, 64, 128, 192),
-        "depths": (1, 2, 2, 2),
-        "mlp_ratios": (2, 2, 2),
-    }
-
-    official_names: ClassVar[dict[str, str]] = {
-        size: f"convmlp_{size}" for size in ("s", "m", "l")
-    }
-
-    released_weights: ClassVar[dict[str, str]] = {
-        size: f"{_RELEASE}convmlp_{size}_imagenet.pth" for size in ("s", "m", "l")
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="ConvMLP release",
-            signature=r"^conv_stages\.conv_blocks\.\d+\.0\.weight",
-            renames=(
-                (r"^stages\.(\d+)\.blocks\.", lambda m: _stage(m[1], 1) + "blocks."),
-                (
-                    r"^stages\.(\d+)\.downsample_mlp\.downsample\.",
-                    lambda m: _stage(m[1], 2) + "downsample.proj.",
-                ),
-                (r"\.channel_mlp1\.", ".mlp1."),
-                (r"\.channel_mlp2\.", ".mlp."),
-                (r"\.connect_norm\.", ".mixer.norm."),
-                (r"\.connect\.", ".mixer.conv."),
-                (r"^conv_stages\.downsample\.", "stages.1.downsample.proj."),
-                (r"^conv_stages\.conv_blocks\.", "stages.0.blocks."),
-                (r"^tokenizer\.block\.", "stem."),
-                (
-                    r"^(stem|stages\.0\.blocks\.\d+)\.([036])\.",
-                    lambda m: f"{m[1]}.conv{int(m[2]) // 3 + 1}.",
-                ),
-                (
-                    r"^(stem|stages\.0\.blocks\.\d+)\.([147])\.",
-                    lambda m: f"{m[1]}.norm{int(m[2]) // 3 + 1}.",
-                ),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
+    mini_arch = ConvMLPArch(
+        embed_dims=(32, 64, 128, 192), depths=(1, 2, 2, 2), mlp_ratios=(2, 2, 2)
     )
 
     def __init__(
@@ -231,30 +203,11 @@ class ConvMLP(MLPBackbone):
         *,
         taps: str = "stages",
         norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        if taps not in _TAPS:
-            raise ValueError(f"taps must be one of {', '.join(_TAPS)}, got {taps!r}")
-        self.taps = taps
+        self.taps = one_of("taps", taps, _TAPS)
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the tokenizer, stride 4."""
@@ -277,14 +230,10 @@ class ConvMLP(MLPBackbone):
             return ConvBlock(dim, self.embed_dims[1])
         return ConvMLPBlock(
             dim,
-            int(dim * self.arch["mlp_ratios"][stage - 1]),
+            int(dim * self.arch.mlp_ratios[stage - 1]),
             drop_path_rate=drop_path_rate,
             norm_eps=self.norm_eps,
         )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Leave out the blocks behind the last tap, which are not built.
@@ -313,10 +262,9 @@ class ConvMLP(MLPBackbone):
         last = len(self.stage_strides) - 1
         return [x if index == last else entered[index] for index in self.out_indices]
 
-    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
-        super()._drop_path_rates(drop_path_rate)  # checks it
+    def _drop_path_rates(self) -> list[list[float]]:
         rates = [
-            [drop_path_rate * block / max(depth - 1, 1) for block in range(depth)]
+            [self.drop_path_rate * block / max(depth - 1, 1) for block in range(depth)]
             for depth in self.depths
         ]
         rates[0] = [0.0] * self.depths[0]
@@ -331,16 +279,37 @@ class ConvMLP(MLPBackbone):
         else:
             super()._init_module(module)
 
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        if arch["embed_dims"][0] < 2:
-            raise ValueError(
-                f"arch field 'embed_dims' of {cls.__name__} must start with a number "
-                f"from 2 on, half of which the stem begins with, got "
-                f"{arch['embed_dims']}"
-            )
-
-
-def _stage(number: str, offset: int) -> str:
-    return f"stages.{int(number) + offset}."
+    official_names: ClassVar[Mapping[str, str]] = {
+        size: f"convmlp_{size}" for size in ("s", "m", "l")
+    }
+    released_weights: ClassVar[Mapping[str, str]] = {
+        size: f"{_RELEASE}convmlp_{size}_imagenet.pth" for size in ("s", "m", "l")
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="ConvMLP release",
+            signature=r"^conv_stages\.conv_blocks\.\d+\.0\.weight",
+            renames=(
+                (r"^stages\.(\d+)\.blocks\.", lambda m: _stage(m[1], 1) + "blocks."),
+                (
+                    r"^stages\.(\d+)\.downsample_mlp\.downsample\.",
+                    lambda m: _stage(m[1], 2) + "downsample.proj.",
+                ),
+                (r"\.channel_mlp1\.", ".mlp1."),
+                (r"\.channel_mlp2\.", ".mlp."),
+                (r"\.connect_norm\.", ".mixer.norm."),
+                (r"\.connect\.", ".mixer.conv."),
+                (r"^conv_stages\.downsample\.", "stages.1.downsample.proj."),
+                (r"^conv_stages\.conv_blocks\.", "stages.0.blocks."),
+                (r"^tokenizer\.block\.", "stem."),
+                (
+                    r"^(stem|stages\.0\.blocks\.\d+)\.([036])\.",
+                    lambda m: f"{m[1]}.conv{int(m[2]) // 3 + 1}.",
+                ),
+                (
+                    r"^(stem|stages\.0\.blocks\.\d+)\.([147])\.",
+                    lambda m: f"{m[1]}.norm{int(m[2]) // 3 + 1}.",
+                ),
+            ),
+        ),
+    )

@@ -4,15 +4,18 @@ Paper: arXiv 2107.10224, ICLR 2022. Weights and facts follow the authors' releas
 (ShoufaChen/CycleMLP, MIT licence); the code is written anew.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.arguments import positive, positive_int, switch
+from mlp_backbones.backbones.arch import PyramidArch
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -97,8 +100,8 @@ class CycleMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.recompute = recompute
-        self.horizontal = CycleFC(dim, axis=2, cycle=cycle)
-        self.vertical = CycleFC(dim, axis=1, cycle=cycle)
+        self.along_width = CycleFC(dim, axis=2, cycle=cycle)
+        self.along_height = CycleFC(dim, axis=1, cycle=cycle)
         self.channel = ChannelLinear(dim, dim, bias=qkv_bias)
         self.reweight = SplitAttention(dim)
         self.proj = ChannelLinear(dim, dim)
@@ -106,24 +109,17 @@ class CycleMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         if not (self.recompute and self.training):
-            branches = (self.horizontal(x), self.vertical(x), self.channel(x))
+            branches = (self.along_width(x), self.along_height(x), self.channel(x))
             return self.proj(self.reweight(branches))
         branches = (
-            recomputed(self.horizontal, x),
-            recomputed(self.vertical, x),
+            recomputed(self.along_width, x),
+            recomputed(self.along_height, x),
             self.channel(x),
         )
         return recomputed(self._project, self.reweight.weigh(branches), *branches)
 
     def _project(self, weights: Tensor, *branches: Tensor) -> Tensor:
         return self.proj(blend(branches, weights))
-
-
-def _rename_stage(match: re.Match[str]) -> str:
-    index = int(match[1])  # even: stage index // 2; odd: the downsampling behind it
-    if index % 2 == 0:
-        return f"stages.{index // 2}.blocks."
-    return f"stages.{(index + 1) // 2}.downsample."
 
 
 def _check_offsets(state_dict: dict[str, Tensor], backbone: Any) -> None:
@@ -164,18 +160,7 @@ class CycleMLP(MLPBackbone):
             the smallest, not even the mixer's branches. About half the memory for
             some percent of time; ``with_cp`` saves more and costs more.
         norm_eps: Epsilon of the blocks' and output layer norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -187,8 +172,8 @@ class CycleMLP(MLPBackbone):
     family = "cycle_mlp"
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {"embed_dims": dims, "depths": depths, "mlp_ratios": ratios}
+    arch_settings: ClassVar[Mapping[str, PyramidArch]] = {
+        name: PyramidArch(embed_dims=dims, depths=depths, mlp_ratios=ratios)
         for name, dims, depths, ratios in (
             ("b1", (64, 128, 320, 512), (2, 2, 4, 2), (4, 4, 4, 4)),
             ("b2", (64, 128, 320, 512), (2, 3, 10, 3), (4, 4, 4, 4)),
@@ -201,36 +186,8 @@ class CycleMLP(MLPBackbone):
         )
     }
     # fmt: on
-
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (32, 64, 128, 192),
-        "depths": (2, 2, 2, 1),
-        "mlp_ratios": (4, 4, 4, 4),
-    }
-
-    released_weights: ClassVar[dict[str, str]] = {
-        name: f"{_RELEASE}CycleMLP_{name.upper()}.pth"
-        for name in ("b1", "b2", "b3", "b4", "b5")
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="CycleMLP release",
-            signature=r"^network\.\d+\.\d+\.attn\.sfc_h\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"^network\.(\d+)\.", _rename_stage),
-                (r"\.attn\.sfc_h\.", ".mixer.horizontal."),
-                (r"\.attn\.sfc_w\.", ".mixer.vertical."),
-                (r"\.attn\.mlp_c\.", ".mixer.channel."),
-                (r"\.attn\.", ".mixer."),
-                (r"^norm\.", "norm."),
-                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-                (r"^head\.", "head.fc."),
-            ),
-            drops=(r"\.attn\.sfc_[hw]\.offset$",),
-            check=_check_offsets,
-        ),
+    mini_arch = PyramidArch(
+        embed_dims=(32, 64, 128, 192), depths=(2, 2, 2, 1), mlp_ratios=(4, 4, 4, 4)
     )
 
     def __init__(
@@ -242,41 +199,20 @@ class CycleMLP(MLPBackbone):
         skip_lam: float = 1.0,
         norm_eps: float = 1e-5,
         recompute: bool = True,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        if not isinstance(cycle, int) or cycle < 1:
-            raise ValueError(f"cycle must be a positive whole number, got {cycle!r}")
-        if not isinstance(skip_lam, int | float) or not skip_lam > 0:
-            raise ValueError(f"skip_lam must be positive, got {skip_lam!r}")
-        self.cycle = cycle
-        self.qkv_bias = qkv_bias
-        self.skip_lam = skip_lam
+        self.cycle = positive_int("cycle", cycle)
+        self.qkv_bias = switch("qkv_bias", qkv_bias)
+        self.skip_lam = positive("skip_lam", skip_lam)
         self.norm_eps = norm_eps
-        self.recompute = recompute and not with_cp
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        self.recompute = switch("recompute", recompute)
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
         return ConvEmbed(
             self.in_channels,
-            self.arch["embed_dims"][0],
+            self.embed_dims[0],
             kernel_size=7,
             stride=4,
             padding=2,
@@ -285,32 +221,48 @@ class CycleMLP(MLPBackbone):
 
     def build_downsample(self, stage: int) -> nn.Module:
         """Build the overlapping convolution that halves both sides."""
-        dims = self.arch["embed_dims"]
-        return ConvEmbed(
-            dims[stage - 1], dims[stage], kernel_size=3, stride=2, padding=1
-        )
+        before, after = self.embed_dims[stage - 1 : stage + 1]
+        return ConvEmbed(before, after, kernel_size=3, stride=2, padding=1)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks of a stage are alike."""
-        dim = self.arch["embed_dims"][stage]
-        hidden_dim = int(dim * self.arch["mlp_ratios"][stage])
-        whole_mixer = self.recompute and stage < 2
+        dim = self.embed_dims[stage]
+        hidden_dim = int(dim * self.arch.mlp_ratios[stage])
+        recompute = self.recompute and not self.with_cp
         return MixerBlock(
             norm1=nn.LayerNorm(dim, eps=self.norm_eps),
             mixer=CycleMixer(
                 dim,
                 cycle=self.cycle,
                 qkv_bias=self.qkv_bias,
-                recompute=self.recompute and not whole_mixer,
+                recompute=recompute and stage >= 2,
             ),
             norm2=nn.LayerNorm(dim, eps=self.norm_eps),
             mlp=ChannelMLP(dim, hidden_dim),
             drop_path_rate=drop_path_rate,
             branch_scale=1.0 / self.skip_lam,
-            recompute_mixer=whole_mixer,
-            recompute_mlp=self.recompute,
+            recompute_mixer=recompute and stage < 2,
+            recompute_mlp=recompute,
         )
 
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
+    released_weights: ClassVar[dict[str, str]] = {
+        name: f"{_RELEASE}CycleMLP_{name.upper()}.pth"
+        for name in ("b1", "b2", "b3", "b4", "b5")
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="CycleMLP release",
+            signature=r"^network\.\d+\.\d+\.attn\.sfc_h\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^network\.(\d+)\.", interleaved_stage),
+                (r"\.attn\.sfc_h\.", ".mixer.along_width."),
+                (r"\.attn\.sfc_w\.", ".mixer.along_height."),
+                (r"\.attn\.mlp_c\.", ".mixer.channel."),
+                (r"\.attn\.", ".mixer."),
+                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
+            ),
+            drops=(r"\.attn\.sfc_[hw]\.offset$",),
+            check=_check_offsets,
+        ),
+    )

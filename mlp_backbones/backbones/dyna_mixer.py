@@ -6,14 +6,30 @@ written anew.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.axial import AxialBackbone, name_stages
+from mlp_backbones.arguments import one_of, positive, positive_int, switch
+from mlp_backbones.backbones.arch import TwoStrideArch, per_stage
+from mlp_backbones.backbones.resampled import (
+    ResampledArguments,
+    ResampledBackbone,
+    two_stride_grid,
+)
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import AxialMixer, ChannelLinear, channel_linear, resize_axis
+from mlp_backbones.checkpoints.renames import tell_downsamplings
+from mlp_backbones.layers import (
+    AxialMixer,
+    ChannelLinear,
+    ChannelMLP,
+    MixerBlock,
+    channel_linear,
+    resize_axis,
+)
 from mlp_backbones.registry import MODELS
 
 
@@ -119,7 +135,7 @@ class DynamicMixer(AxialMixer):
         **options: Any,
     ) -> None:
         super().__init__(dim, qkv_bias=qkv_bias, grid_size=grid_size, **options)
-        self.height, self.width = (
+        self.along_height, self.along_width = (
             DynamicMix(dim, length=side, num_heads=num_heads, reduced_dim=reduced_dim)
             for side in grid_size
         )
@@ -130,17 +146,37 @@ class DynamicMixer(AxialMixer):
         """Map (B, H, W, C) to two maps (B, H, W, C)."""
         # columns: (B, H, W, ...) -> (B, W, H, ...) and back
         turned = None if mask is None else mask.transpose(1, 2)
-        columns = self.height(x.transpose(1, 2), *weights[:2], turned)
-        return columns.transpose(1, 2), self.width(x, *weights[2:], mask)
+        columns = self.along_height(x.transpose(1, 2), *weights[:2], turned)
+        return columns.transpose(1, 2), self.along_width(x, *weights[2:], mask)
 
     def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return weight and bias of the generating layers of columns and rows."""
         height, width = size
-        return *self.height.resize_weights(height), *self.width.resize_weights(width)
+        return *self.along_height.resize_weights(
+            height
+        ), *self.along_width.resize_weights(width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynaMixerArch(TwoStrideArch):
+    """Two strides; ``resolutions`` are the sides of the grids, in tokens."""
+
+    resolutions: tuple[int, ...] = per_stage(positive_int)
+    num_heads: tuple[int, ...] = per_stage(positive_int)
+    reduced_dims: tuple[int, ...] = per_stage(positive_int)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for dim, heads in zip(self.embed_dims, self.num_heads, strict=True):
+            if dim % heads:
+                raise ValueError(
+                    "arch field 'num_heads' must divide 'embed_dims': "
+                    f"{dim} channels make no {heads} heads"
+                )
 
 
 @MODELS.register_module()
-class DynaMixer(AxialBackbone):
+class DynaMixer(ResampledBackbone):
     """DynaMixer, two strides, and a pyramid made of them for any image size.
 
     The layers that generate the weights belong to lines of 32 tokens before the
@@ -152,8 +188,6 @@ class DynaMixer(AxialBackbone):
             ``depths``, ``resolutions`` (the side of the grid), ``num_heads``,
             ``reduced_dims``, ``transitions`` and ``mlp_ratios``, four values each, and
             ``patch_size``.
-        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
-            strides 4, 8, 16 and 32.
         image_size: Side of the training images, or height and width, in pixels of
             the official network, where the weights belong to another grid than
             ``resolutions`` says.
@@ -165,18 +199,7 @@ class DynaMixer(AxialBackbone):
         qkv_bias: Whether the channel branch of the mixer has a bias.
         skip_lam: Divisor of both residual branches.
         norm_eps: Epsilon of the blocks' and output layer norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -186,16 +209,16 @@ class DynaMixer(AxialBackbone):
     """
 
     family = "dyna_mixer"
-    grid_field = "resolutions"
+    grid_modes = ("window", "interpolate")
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": dims, "depths": depths, "resolutions": resolutions,
-            "num_heads": heads, "reduced_dims": (reduced,) * 4,
-            "transitions": tuple(stage == merge for stage in range(4)),
-            "mlp_ratios": (3, 3, 3, 3), "patch_size": 7,
-        }
+    arch_settings: ClassVar[Mapping[str, DynaMixerArch]] = {
+        name: DynaMixerArch(
+            embed_dims=dims, depths=depths, resolutions=resolutions, num_heads=heads,
+            reduced_dims=(reduced,) * 4,
+            transitions=tuple(stage == merge for stage in range(4)),
+            mlp_ratios=(3, 3, 3, 3), patch_size=7,
+        )
         for name, dims, depths, resolutions, heads, reduced, merge in (
             ("s", (192, 384, 384, 384), (4, 3, 8, 3),
              (32, 16, 16, 16), (8, 16, 16, 16), 2, 0),
@@ -205,92 +228,67 @@ class DynaMixer(AxialBackbone):
              (32, 16, 16, 16), (8, 16, 16, 16), 8, 0),
         )
     }
-    # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (96, 144, 144, 144),
-        "depths": (3, 2, 2, 1),
-        "resolutions": (24, 12, 12, 12),
-        "num_heads": (8, 8, 8, 8),
-        "reduced_dims": (2, 2, 2, 2),
-        "transitions": (True, False, False, False),
-        "mlp_ratios": (3, 3, 3, 3),
-        "patch_size": 7,
-    }
-    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
-    official_names: ClassVar[dict[str, str]] = {
-        name: f"dynamixer_{name}" for name in ("s", "m", "l")
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="DynaMixer release",
-            signature=r"^network\.\d+\.\d+\.attn\.mix_h\.generate\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"\.attn\.mix_h\.", ".mixer.height."),
-                (r"\.attn\.mix_w\.", ".mixer.width."),
-                (r"\.attn\.mlp_c\.", ".mixer.channel."),
-                (r"\.attn\.", ".mixer."),
-                (r"^head\.", "head.fc."),
-            ),
-            convert=name_stages,
-        ),
+    mini_arch = DynaMixerArch(
+        embed_dims=(96, 144, 144, 144), depths=(3, 2, 2, 1),
+        resolutions=(24, 12, 12, 12), num_heads=(8,) * 4, reduced_dims=(2,) * 4,
+        transitions=(True, False, False, False), mlp_ratios=(3,) * 4, patch_size=7,
     )
+    # fmt: on
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "s",
         *,
-        pyramid: bool = True,
         image_size: int | Sequence[int] | None = None,
         grid: str = "window",
         shift_windows: bool = False,
         qkv_bias: bool = False,
         skip_lam: float = 1.0,
         norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[ResampledArguments],
     ) -> None:
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            image_size=image_size,
-            grid=grid,
-            shift_windows=shift_windows,
-            qkv_bias=qkv_bias,
-            skip_lam=skip_lam,
-            norm_eps=norm_eps,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
+        self.qkv_bias = switch("qkv_bias", qkv_bias)
+        self.skip_lam = positive("skip_lam", skip_lam)
+        self.norm_eps = norm_eps
+        fields, mode = self.resolve_arch(arch), one_of("grid", grid, self.grid_modes)
+        self.token_grid = two_stride_grid(
+            fields, fields.resolutions, image_size, mode, shift_windows
+        )
+        super().__init__(arch, **common)
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; those of a stage differ in where their windows begin."""
+        dim = self.embed_dims[stage]
+        return MixerBlock(
+            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+            mixer=DynamicMixer(
+                dim,
+                num_heads=self.arch.num_heads[stage],
+                reduced_dim=self.arch.reduced_dims[stage],
+                qkv_bias=self.qkv_bias,
+                **self.token_grid.options(stage, self.block_number(stage, block)),
+            ),
+            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
             drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            branch_scale=1.0 / self.skip_lam,
         )
 
-    def build_mixer(self, stage: int, **options: Any) -> DynamicMixer:
-        """Build the token mixer of one block."""
-        return DynamicMixer(
-            self.embed_dims[stage],
-            num_heads=self.arch["num_heads"][stage],
-            reduced_dim=self.arch["reduced_dims"][stage],
-            **options,
-        )
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        for dim, heads in zip(arch["embed_dims"], arch["num_heads"], strict=True):
-            if dim % heads:
-                raise ValueError(
-                    "arch field 'num_heads' of DynaMixer must divide 'embed_dims': "
-                    f"{dim} channels make no {heads} heads"
-                )
+    official_names: ClassVar[Mapping[str, str]] = {
+        name: f"dynamixer_{name}" for name in ("s", "m", "l")
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="DynaMixer release",
+            signature=r"^network\.\d+\.\d+\.attn\.mix_h\.generate\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"\.attn\.mix_h\.", ".mixer.along_height."),
+                (r"\.attn\.mix_w\.", ".mixer.along_width."),
+                (r"\.attn\.mlp_c\.", ".mixer.channel."),
+                (r"\.attn\.", ".mixer."),
+            ),
+            convert=tell_downsamplings,
+        ),
+    )

@@ -6,16 +6,21 @@ Apache-2.0 licence), the code is written anew.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
+from mlp_backbones.arguments import one_of, positive
+from mlp_backbones.backbones.arch import IsotropicArch, single
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
     ConvEmbed,
     DropPath,
+    TokenGrid,
     TokenLinear,
     init_lecun_normal,
 )
@@ -90,15 +95,35 @@ class GatedBlock(nn.Module):
         super().__init__()
         self.norm1 = norm1
         self.mixer = mixer
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         return x + self.drop_path(self.mixer(self.norm1(x)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class GMLPArch(IsotropicArch):
+    """Width, depth, patches, and how far a block widens before its gate."""
+
+    mlp_ratio: float = single(positive)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden_dim % 2:
+            raise ValueError(
+                "arch fields 'embed_dim' and 'mlp_ratio' must make an even number of "
+                f"channels to split, got {self.embed_dim!r} and {self.mlp_ratio!r}"
+            )
+
+    @property
+    def hidden_dim(self) -> int:
+        """Channels before the gate."""
+        return int(self.embed_dim * self.mlp_ratio)
+
+
 @MODELS.register_module()
-class GMLP(IsotropicGridBackbone):
+class GMLP(ResampledBackbone):
     """gMLP, one stride, and a pyramid made of it for any image size.
 
     Paper, section 2; sizes of table 1.
@@ -106,10 +131,8 @@ class GMLP(IsotropicGridBackbone):
     Args:
         arch: ``ti16``, ``s16``, ``b16``, ``mini``, or a mapping with ``embed_dim``,
             ``depth``, ``patch_size`` and ``mlp_ratio``.
-        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
-            strides 4, 8, 16 and 32.
-        image_size: See :class:`IsotropicGridBackbone`, as the next two: side of the
-            training images, or height and width, in pixels.
+        image_size: Side of the training images, or height and width, in pixels; with
+            the patch size it says the grid that the weights belong to.
         grid: ``"window"`` mixes inside windows of the training grid;
             ``"interpolate"`` resamples the token matrices, which grow with the square
             of the area.
@@ -117,18 +140,7 @@ class GMLP(IsotropicGridBackbone):
             away.
         norm_eps: Epsilon of the blocks' and output layer norms.
         gate_norm_eps: Epsilon of the layer norms in the gates.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -138,105 +150,51 @@ class GMLP(IsotropicGridBackbone):
     """
 
     family = "g_mlp"
+    zero_head = True
+    grid_modes = ("window", "interpolate")
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {"embed_dim": dim, "depth": 30, "patch_size": 16, "mlp_ratio": 6}
+    arch_settings: ClassVar[Mapping[str, GMLPArch]] = {
+        name: GMLPArch(embed_dim=dim, depth=30, patch_size=16, mlp_ratio=6)
         for name, dim in (("ti16", 128), ("s16", 256), ("b16", 512))
     }
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 96,
-        "depth": 8,
-        "patch_size": 8,
-        "mlp_ratio": 4,
-    }
+    mini_arch = GMLPArch(embed_dim=96, depth=8, patch_size=8, mlp_ratio=4)
     mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
-    zero_head = True
-    official_names: ClassVar[dict[str, str]] = {
-        name: f"gmlp_{name}_224" for name in ("ti16", "s16", "b16")
-    }
-
-    released_weights: ClassVar[dict[str, str]] = {  # trained by timm's author
-        "s16": "https://github.com/rwightman/pytorch-image-models/releases/download/"
-        "v0.1-weights/gmlp_s16_224_raa-10536d42.pth",
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="timm",
-            signature=r"^blocks\.\d+\.mlp_channels\.gate\.proj\.weight",
-            renames=(
-                (r"^(blocks\.\d+)\.norm\.", r"\1.norm1."),
-                (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mixer."),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
-    )
 
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "ti16",
         *,
-        pyramid: bool = True,
         image_size: int | Sequence[int] = 224,
         grid: str = "window",
         shift_windows: bool = False,
         norm_eps: float = 1e-6,
         gate_norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[ResampledArguments],
     ) -> None:
         self.norm_eps = norm_eps
-        self.gate_norm_eps = gate_norm_eps
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            image_size=image_size,
-            grid=grid,
+        self.gate_norm_eps = positive("gate_norm_eps", gate_norm_eps)
+        self.token_grid = TokenGrid.of_image(
+            image_size,
+            (self.resolve_arch(arch).patch_size,) * 4,
+            mode=one_of("grid", grid, self.grid_modes),
             shift_windows=shift_windows,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
         )
+        super().__init__(arch, **common)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks are alike."""
-        dim = self.arch["embed_dim"]
-        hidden_dim = _hidden_dim(dim, self.arch["mlp_ratio"])
+        dim = self.arch.embed_dim
+        hidden_dim = self.arch.hidden_dim
         gate = SpatialGate(
             hidden_dim // 2,
             norm_eps=self.gate_norm_eps,
-            **self.grid_options(stage, block),
+            **self.token_grid.options(stage, self.block_number(stage, block)),
         )
         return GatedBlock(
             norm1=nn.LayerNorm(dim, eps=self.norm_eps),
             mixer=GatedMLP(dim, hidden_dim, gate),
             drop_path_rate=drop_path_rate,
         )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        if _hidden_dim(arch["embed_dim"], arch["mlp_ratio"]) % 2:
-            raise ValueError(
-                "arch fields 'embed_dim' and 'mlp_ratio' of GMLP must make an even "
-                f"number of channels to split, got {arch['embed_dim']!r} and "
-                f"{arch['mlp_ratio']!r}"
-            )
 
     def _init_module(self, module: nn.Module) -> None:
         """Initialise as timm does: gates begin as the identity."""
@@ -249,6 +207,20 @@ class GMLP(IsotropicGridBackbone):
         elif isinstance(module, ConvEmbed):
             init_lecun_normal(module.proj)
 
-
-def _hidden_dim(dim: int, ratio: float) -> int:
-    return int(dim * ratio)
+    official_names: ClassVar[Mapping[str, str]] = {
+        name: f"gmlp_{name}_224" for name in ("ti16", "s16", "b16")
+    }
+    released_weights: ClassVar[Mapping[str, str]] = {  # trained by timm's author
+        "s16": "https://github.com/rwightman/pytorch-image-models/releases/download/"
+        "v0.1-weights/gmlp_s16_224_raa-10536d42.pth",
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="timm",
+            signature=r"^blocks\.\d+\.mlp_channels\.gate\.proj\.weight",
+            renames=(
+                (r"^(blocks\.\d+)\.norm\.", r"\1.norm1."),
+                (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mixer."),
+            ),
+        ),
+    )

@@ -6,25 +6,29 @@ authors' release (raoyongming/GFNet, MIT licence); the code is written anew.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.resampled import ResampledBackbone
+from mlp_backbones.arguments import not_negative, one_of, positive_int, switch
+from mlp_backbones.backbones.arch import PyramidArch, single
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     CachingModule,
     ChannelMLP,
     DropPath,
+    LayerScale,
+    TokenGrid,
     resize_tokens,
-    resolve_image_size,
 )
 from mlp_backbones.registry import MODELS
 
 FILTER_RESIZES = ("spectrum", "kernel")
-_LAYER_SCALES = {"h_ti": 1e-3, "h_s": 1e-5, "h_b": 1e-6}
 
 
 class GlobalFilter(CachingModule):
@@ -152,20 +156,18 @@ class FilterBlock(nn.Module):
         mixer: Global filter, (B, H, W, C) to (B, H, W, C).
         norm2: Norm between filter and channel MLP.
         mlp: Channel MLP.
-        layer_scale: Start of a learnt scale for each channel, or None for no scale.
+        layer_scale: Learnt scale of the branch, or None.
         drop_path_rate: Stochastic depth rate of the branch.
     """
-
-    gamma: nn.Parameter | None
 
     def __init__(
         self,
         *,
-        norm1: nn.LayerNorm,
+        norm1: nn.Module,
         mixer: nn.Module,
         norm2: nn.Module,
         mlp: nn.Module,
-        layer_scale: float | None,
+        layer_scale: LayerScale | None,
         drop_path_rate: float,
     ) -> None:
         super().__init__()
@@ -173,24 +175,18 @@ class FilterBlock(nn.Module):
         self.mixer = mixer
         self.norm2 = norm2
         self.mlp = mlp
-        self.gamma = None
-        if layer_scale is not None:
-            self.gamma = nn.Parameter(
-                torch.full((norm1.normalized_shape[0],), float(layer_scale))
-            )
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.layer_scale = layer_scale or nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         branch = self.mlp(self.norm2(self.mixer(self.norm1(x))))
-        if self.gamma is not None:
-            branch = branch * self.gamma
-        return x + self.drop_path(branch)
+        return x + self.drop_path(self.layer_scale(branch))
 
 
 def _read_old_stem(weights: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """Give the stem of very old files, a matrix, the shape of a convolution."""
-    key, size = "stem.proj.weight", backbone.arch["patch_size"]
+    key, size = "stem.proj.weight", backbone.arch.patch_size
     weight = weights.get(key)
     if weight is None or weight.ndim != 2 or weight.shape[1] % size**2:
         return weights
@@ -214,6 +210,32 @@ def _grid_of(weights: Mapping[str, Tensor]) -> tuple[int, int] | None:
     return height, width
 
 
+def _layer_scale(name: str, value: float | None) -> float | None:
+    return None if value is None else not_negative(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GFNetArch(PyramidArch):
+    """One stride, or four stages if ``hierarchical``.
+
+    Without a ``layer_scale``, four stages have 1e-3 and one stride has none.
+    """
+
+    patch_size: int = single(positive_int)
+    hierarchical: bool = single(switch)
+    layer_scale: float | None = single(_layer_scale, default=None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_scale is None:
+            object.__setattr__(self, "layer_scale", 1e-3 if self.hierarchical else 0.0)
+        if not self.hierarchical and len(set(self.embed_dims)) > 1:
+            raise ValueError(
+                "arch field 'embed_dims' must hold one number four times where "
+                f"'hierarchical' is False, got {self.embed_dims!r}"
+            )
+
+
 @MODELS.register_module()
 class GFNet(ResampledBackbone):
     """GFNet: one stride with a pyramid made of it, or four stages, any image size.
@@ -225,31 +247,16 @@ class GFNet(ResampledBackbone):
 
     Args:
         arch: One of the names above, or a mapping with ``embed_dims``, ``depths``,
-            ``mlp_ratios``, four numbers each, ``patch_size`` and ``hierarchical``.
-        pyramid: Whether the maps come at strides 4, 8, 16 and 32, see
-            :class:`ResampledBackbone`; without it, borders that fill no patch are
-            dropped as in the official code. Archs with four stages have the strides
-            anyway, and the official sizes with it.
+            ``mlp_ratios``, four numbers each, ``patch_size``, ``hierarchical`` and
+            optionally ``layer_scale``.
         image_size: Side of the training images, or height and width, in pixels.
         grid: ``"interpolate"``: filters are resampled to other grids.
         filter_resize: ``"spectrum"`` is the authors' rule, ``"kernel"`` the other; see
             :func:`resize_filter`.
-        layer_scale: Start of the learnt scale of each branch, 0 for no scale. None
-            takes that of the arch: hierarchical ones of your own have 1e-3, those of
-            one stride none.
+        layer_scale: Initial value of the learnt scale of each branch, 0 for no scale,
+            or None for that of the arch.
         norm_eps: Epsilon of the blocks' and output layer norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -259,41 +266,121 @@ class GFNet(ResampledBackbone):
     """
 
     family = "gf_net"
+    grid_modes = ("interpolate",)
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": dims,
-            "depths": depths,
-            "mlp_ratios": (4, 4, 4, 4),
-            "patch_size": 4 if name.startswith("h_") else 16,
-            "hierarchical": name.startswith("h_"),
-        }
-        for name, dims, depths in (
-            ("ti", (256,) * 4, (3, 3, 3, 3)),
-            ("xs", (384,) * 4, (3, 3, 3, 3)),
-            ("s", (384,) * 4, (4, 5, 5, 5)),
-            ("b", (512,) * 4, (4, 5, 5, 5)),
-            ("h_ti", (64, 128, 256, 512), (3, 3, 10, 3)),
-            ("h_s", (96, 192, 384, 768), (3, 3, 10, 3)),
-            ("h_b", (96, 192, 384, 768), (3, 3, 27, 3)),
+    arch_settings: ClassVar[Mapping[str, GFNetArch]] = {
+        name: GFNetArch(
+            embed_dims=dims, depths=depths, mlp_ratios=(4, 4, 4, 4),
+            patch_size=4 if scale else 16, hierarchical=scale > 0, layer_scale=scale,
+        )
+        for name, dims, depths, scale in (
+            ("ti", (256,) * 4, (3, 3, 3, 3), 0.0),
+            ("xs", (384,) * 4, (3, 3, 3, 3), 0.0),
+            ("s", (384,) * 4, (4, 5, 5, 5), 0.0),
+            ("b", (512,) * 4, (4, 5, 5, 5), 0.0),
+            ("h_ti", (64, 128, 256, 512), (3, 3, 10, 3), 1e-3),
+            ("h_s", (96, 192, 384, 768), (3, 3, 10, 3), 1e-5),
+            ("h_b", (96, 192, 384, 768), (3, 3, 27, 3), 1e-6),
         )
     }
     # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (32, 64, 128, 192),
-        "depths": (2, 2, 2, 1),
-        "mlp_ratios": (4, 4, 4, 4),
-        "patch_size": 4,
-        "hierarchical": True,
-    }
+    mini_arch = GFNetArch(
+        embed_dims=(32, 64, 128, 192),
+        depths=(2, 2, 2, 1),
+        mlp_ratios=(4, 4, 4, 4),
+        patch_size=4,
+        hierarchical=True,
+        layer_scale=1e-3,
+    )
     mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
-    official_names: ClassVar[dict[str, str]] = {
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "h_ti",
+        *,
+        image_size: int | Sequence[int] = 224,
+        grid: str = "interpolate",
+        filter_resize: str = "spectrum",
+        layer_scale: float | None = None,
+        norm_eps: float = 1e-6,
+        **common: Unpack[ResampledArguments],
+    ) -> None:
+        self.filter_resize = one_of("filter_resize", filter_resize, FILTER_RESIZES)
+        fields = self.resolve_arch(arch)
+        self.token_grid = TokenGrid.of_image(
+            image_size,
+            [fields.patch_size << stage * fields.hierarchical for stage in range(4)],
+            mode=one_of("grid", grid, self.grid_modes),
+        )
+        self.layer_scale = fields.layer_scale
+        if layer_scale is not None:
+            self.layer_scale = not_negative("layer_scale", layer_scale)
+        self.norm_eps = norm_eps
+        super().__init__(arch, **common)
+
+    @property
+    def fills_up_images(self) -> bool:
+        """Whether images are filled up: four stages take any size by themselves."""
+        return not self.arch.hierarchical
+
+    def _transitions(self) -> tuple[bool, ...]:
+        hierarchical = self.arch.hierarchical
+        return (hierarchical, hierarchical, hierarchical, False)
+
+    def build_stem(self) -> nn.Module:
+        """Build the patch embedding with its vectors of position."""
+        return PositionedEmbed(
+            self.in_channels,
+            self.embed_dims[0],
+            self.patch_size,
+            self.token_grid.sizes[0],
+        )
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; all blocks of a stage are alike."""
+        dim = self.embed_dims[stage]
+        return FilterBlock(
+            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+            mixer=GlobalFilter(
+                dim, self.token_grid.sizes[stage], resize=self.filter_resize
+            ),
+            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
+            layer_scale=LayerScale(dim, self.layer_scale) if self.layer_scale else None,
+            drop_path_rate=drop_path_rate,
+        )
+
+    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Resample filters and positions of training images of another size.
+
+        Args:
+            weights: Tensors under this package's names.
+        """
+        adapted = dict(super().adapt_weights(weights))
+        grid = _grid_of(adapted)
+        if grid is None or grid == self.token_grid.sizes[0]:
+            return adapted  # nothing to do, or a file that the loader will refuse
+        for key, weight in adapted.items():
+            if key == "stem.pos_embed":
+                adapted[key] = resize_tokens(
+                    weight, 1, grid, self.token_grid.sizes[0], mode="bicubic"
+                )
+            match = re.match(r"stages\.([0-3])\..*\.complex_weight$", key)
+            if match is None:
+                continue
+            stage = int(match[1])
+            halvings = stage if self.arch.hierarchical else 0
+            old = grid[0] >> halvings, grid[1] >> halvings
+            if weight.ndim == 4 and weight.shape[:2] == (old[0], old[1] // 2 + 1):
+                adapted[key] = resize_filter(
+                    weight, old, self.token_grid.sizes[stage], self.filter_resize
+                )
+        return adapted
+
+    official_names: ClassVar[Mapping[str, str]] = {
         name: f"gfnet-{name.replace('_', '-')}" for name in arch_settings
     }
-    classifier_arguments: ClassVar[dict[str, Any]] = {"pyramid": False}
-    grid_modes: ClassVar[tuple[str, ...]] = ("interpolate",)
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="GFNet release",
@@ -302,7 +389,6 @@ class GFNet(ResampledBackbone):
                 (r"^patch_embed\.", "stem."),
                 (r"^pos_embed$", "stem.pos_embed"),
                 (r"\.filter\.", ".mixer."),
-                (r"^head\.", "head.fc."),
             ),
             convert=_read_old_stem,
         ),
@@ -315,136 +401,7 @@ class GFNet(ResampledBackbone):
                 (r"^pos_embed$", "stem.pos_embed"),
                 (r"^blocks\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
                 (r"\.filter\.", ".mixer."),
-                (r"^head\.", "head.fc."),
+                (r"\.gamma$", ".layer_scale.gamma"),
             ),
         ),
     )
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "h_ti",
-        *,
-        pyramid: bool = True,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "interpolate",
-        filter_resize: str = "spectrum",
-        layer_scale: float | None = None,
-        norm_eps: float = 1e-6,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        if grid not in self.grid_modes:
-            raise ValueError(f"grid must be one of {self.grid_modes}, got {grid!r}")
-        if filter_resize not in FILTER_RESIZES:
-            raise ValueError(
-                f"filter_resize must be one of {FILTER_RESIZES}, got {filter_resize!r}"
-            )
-        if layer_scale is not None and not layer_scale >= 0:
-            raise ValueError(
-                f"layer_scale must be positive, 0 or None, got {layer_scale}"
-            )
-        fields = self.resolve_arch(arch)
-        halvings = 3 if fields["hierarchical"] else 0
-        sides = resolve_image_size(image_size, fields["patch_size"] << halvings)
-        self.grid_size = (
-            sides[0] // fields["patch_size"],
-            sides[1] // fields["patch_size"],
-        )
-        self.filter_resize = filter_resize
-        self.layer_scale = layer_scale or None
-        if layer_scale is None and fields["hierarchical"]:
-            self.layer_scale = _LAYER_SCALES.get(str(arch), 1e-3)
-        self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        if not arch["hierarchical"] and len(set(arch["embed_dims"])) > 1:
-            raise ValueError(
-                "arch field 'embed_dims' of GFNet must hold one number four times "
-                f"where 'hierarchical' is False, got {arch['embed_dims']!r}"
-            )
-
-    @property
-    def fills_up_images(self) -> bool:
-        """Whether images are filled up: four stages take any size by themselves."""
-        return not self.arch["hierarchical"]
-
-    def _transitions(self) -> tuple[bool, ...]:
-        hierarchical = self.arch["hierarchical"]
-        return (hierarchical, hierarchical, hierarchical, False)
-
-    def build_stem(self) -> nn.Module:
-        """Build the patch embedding with its vectors of position."""
-        return PositionedEmbed(
-            self.in_channels, self.embed_dims[0], self.patch_size, self._grid(0)
-        )
-
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks of a stage are alike."""
-        dim = self.embed_dims[stage]
-        return FilterBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=GlobalFilter(dim, self._grid(stage), resize=self.filter_resize),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
-            layer_scale=self.layer_scale,
-            drop_path_rate=drop_path_rate,
-        )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
-
-    def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Resample filters and positions of training images of another size.
-
-        Args:
-            weights: Tensors under this package's names.
-        """
-        adapted = dict(super().adapt_weights(weights))
-        grid = _grid_of(adapted)
-        if grid is None or grid == self.grid_size:
-            return adapted  # nothing to do, or a file that the loader will refuse
-        for key, weight in adapted.items():
-            if key == "stem.pos_embed":
-                adapted[key] = resize_tokens(
-                    weight, 1, grid, self._grid(0), mode="bicubic"
-                )
-            match = re.match(r"stages\.([0-3])\..*\.complex_weight$", key)
-            if match is None:
-                continue
-            stage = int(match[1])
-            old = self._halved(grid, stage)
-            if weight.ndim == 4 and weight.shape[:2] == (old[0], old[1] // 2 + 1):
-                adapted[key] = resize_filter(
-                    weight, old, self._grid(stage), self.filter_resize
-                )
-        return adapted
-
-    def _grid(self, stage: int) -> tuple[int, int]:
-        """Return the training grid of a stage."""
-        return self._halved(self.grid_size, stage)
-
-    def _halved(self, grid: tuple[int, int], stage: int) -> tuple[int, int]:
-        """Halve a grid, rounded down, as often as a stage lies behind the stem."""
-        halvings = stage if self.arch["hierarchical"] else 0
-        return grid[0] >> halvings, grid[1] >> halvings

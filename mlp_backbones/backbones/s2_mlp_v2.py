@@ -4,13 +4,16 @@ Paper: arXiv 2108.01072. The authors published neither code nor weights: the net
 is that of the paper's equations, what they leave open is noted here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.resampled import ResampledBackbone
+from mlp_backbones.arguments import one_of, positive, switch
+from mlp_backbones.backbones.arch import TwoStrideArch
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
@@ -105,7 +108,7 @@ def _number_blocks(
 ) -> dict[str, Tensor]:
     """Number the blocks through all levels, and name the step to each level."""
     starts = [0] + [
-        stage + 1 for stage, merges in enumerate(backbone.arch["transitions"]) if merges
+        stage + 1 for stage, merges in enumerate(backbone.arch.transitions) if merges
     ]
     renamed = {}
     for key, value in weights.items():
@@ -140,20 +143,7 @@ class S2MLPv2(ResampledBackbone):
             map: weights trained so fit one size of image.
         stem_norm: Whether the stem ends in a layer norm.
         norm_eps: Epsilon of all layer norms.
-        pyramid: Whether the maps are brought to strides 4, 8, 16 and 32; False gives
-            the official network.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -164,61 +154,26 @@ class S2MLPv2(ResampledBackbone):
 
     family = "s2_mlp_v2"
 
-    # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": dims, "depths": depths, "transitions": transitions,
-            "patch_size": patch_size, "mlp_ratios": (3, 3, 3, 3),
-        }
-        for name, dims, depths, transitions, patch_size in (
-            ("small7", (192, 384, 384, 384), (4, 3, 8, 3), (True, False, False, False), 7),  # noqa: E501
-            ("medium7", (256, 256, 512, 512), (4, 3, 14, 3), (False, True, False, False), 7),  # noqa: E501
-            ("small14", (384, 384, 384, 384), (4, 3, 8, 3), (False, False, False, False), 14),  # noqa: E501
+    arch_settings: ClassVar[Mapping[str, TwoStrideArch]] = {
+        name: TwoStrideArch(
+            embed_dims=dims,
+            depths=depths,
+            transitions=tuple(stage == merge for stage in range(4)),
+            patch_size=patch_size,
+            mlp_ratios=(3, 3, 3, 3),
+        )
+        for name, dims, depths, merge, patch_size in (
+            ("small7", (192, 384, 384, 384), (4, 3, 8, 3), 0, 7),
+            ("medium7", (256, 256, 512, 512), (4, 3, 14, 3), 1, 7),
+            ("small14", (384, 384, 384, 384), (4, 3, 8, 3), None, 14),
         )
     }
-    # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (96, 128, 128, 128),
-        "depths": (3, 2, 2, 1),
-        "transitions": (True, False, False, False),
-        "patch_size": 7,
-        "mlp_ratios": (3, 3, 3, 3),
-    }
-
-    classifier_arguments: ClassVar[dict[str, Any]] = {"pyramid": False}
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="S2-MLPv2 as this package's reference cases have it",
-            signature=r"^stages\.\d+\.\d+\.mixer\.split\.fc1\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
-                (
-                    r"^downsamples\.(\d+)\.",
-                    lambda match: f"stages.{int(match[1]) + 1}.downsample.",
-                ),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
-        CheckpointLayout(
-            name="S2-MLPv2 re-implementation (liuruiyang98/Jittor-MLP)",
-            signature=r"^stages\.0\.1\.model\.\d+\.0\.fn\.split_attention\.mlp1\.weight",
-            renames=(
-                (r"^stages\.0\.0\.", "stem.proj."),
-                (r"^stages\.(\d+)\.0\.", r"levels.\1.downsample.proj."),
-                (r"^stages\.(\d+)\.1\.model\.(\d+)\.", r"levels.\1.blocks.\2."),
-                (r"\.0\.norm\.", ".norm1."),
-                (r"\.0\.fn\.mlp1\.", ".mixer.fc1."),
-                (r"\.0\.fn\.mlp2\.", ".mixer.fc2."),
-                (r"\.0\.fn\.split_attention\.mlp([12])\.", r".mixer.split.fc\1."),
-                (r"\.1\.norm\.", ".norm2."),
-                (r"\.1\.fn\.0\.", ".mlp.fc1."),
-                (r"\.1\.fn\.3\.", ".mlp.fc2."),
-                (r"^mlp_head\.1\.", "head.fc."),
-            ),
-            convert=_number_blocks,
-        ),
+    mini_arch = TwoStrideArch(
+        embed_dims=(96, 128, 128, 128),
+        depths=(3, 2, 2, 1),
+        transitions=(True, False, False, False),
+        patch_size=7,
+        mlp_ratios=(3, 3, 3, 3),
     )
 
     def __init__(
@@ -229,42 +184,13 @@ class S2MLPv2(ResampledBackbone):
         split_pool: str = "mean",
         stem_norm: bool = False,
         norm_eps: float = 1e-5,
-        pyramid: bool = True,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[ResampledArguments],
     ) -> None:
-        if (
-            isinstance(split_ratio, bool)
-            or not isinstance(split_ratio, int | float)
-            or not split_ratio > 0
-        ):
-            raise ValueError(f"split_ratio must be positive, got {split_ratio!r}")
-        if split_pool not in _POOLS:
-            raise ValueError(f"split_pool must be one of {_POOLS}, got {split_pool!r}")
-        if not isinstance(stem_norm, bool):
-            raise TypeError(f"stem_norm must be True or False, got {stem_norm!r}")
-        self.split_ratio = split_ratio
-        self.split_pool = split_pool
-        self.stem_norm = stem_norm
+        self.split_ratio = positive("split_ratio", split_ratio)
+        self.split_pool = one_of("split_pool", split_pool, _POOLS)
+        self.stem_norm = switch("stem_norm", stem_norm)
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, with a layer norm behind it or without."""
@@ -289,10 +215,39 @@ class S2MLPv2(ResampledBackbone):
                 dim, max(int(dim * self.split_ratio), 1), pool=self.split_pool
             ),
             norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
             drop_path_rate=drop_path_rate,
         )
 
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="S2-MLPv2 as this package's reference cases have it",
+            signature=r"^stages\.\d+\.\d+\.mixer\.split\.fc1\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^stages\.(\d+)\.(\d+)\.", r"stages.\1.blocks.\2."),
+                (
+                    r"^downsamples\.(\d+)\.",
+                    lambda match: f"stages.{int(match[1]) + 1}.downsample.",
+                ),
+            ),
+        ),
+        CheckpointLayout(
+            name="S2-MLPv2 re-implementation (liuruiyang98/Jittor-MLP)",
+            signature=r"^stages\.0\.1\.model\.\d+\.0\.fn\.split_attention\.mlp1\.weight",
+            renames=(
+                (r"^stages\.0\.0\.", "stem.proj."),
+                (r"^stages\.(\d+)\.0\.", r"levels.\1.downsample.proj."),
+                (r"^stages\.(\d+)\.1\.model\.(\d+)\.", r"levels.\1.blocks.\2."),
+                (r"\.0\.norm\.", ".norm1."),
+                (r"\.0\.fn\.mlp1\.", ".mixer.fc1."),
+                (r"\.0\.fn\.mlp2\.", ".mixer.fc2."),
+                (r"\.0\.fn\.split_attention\.mlp([12])\.", r".mixer.split.fc\1."),
+                (r"\.1\.norm\.", ".norm2."),
+                (r"\.1\.fn\.0\.", ".mlp.fc1."),
+                (r"\.1\.fn\.3\.", ".mlp.fc2."),
+                (r"^mlp_head\.1\.", "head.fc."),
+            ),
+            convert=_number_blocks,
+        ),
+    )

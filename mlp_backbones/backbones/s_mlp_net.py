@@ -10,18 +10,21 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MIN_INPUT_SIZE, MLPBackbone
+from mlp_backbones.arguments import one_of, positive, switch
+from mlp_backbones.backbones.arch import PyramidArch
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelMLP,
     GridMixer,
     MixerBlock,
+    TokenGrid,
     apply_norm,
     channel_linear,
     fold_batch_norm,
     resize_axis,
-    resolve_image_size,
 )
 from mlp_backbones.ops import forms
 from mlp_backbones.registry import MODELS
@@ -29,7 +32,7 @@ from mlp_backbones.registry import MODELS
 _RELEASE = "https://github.com/microsoft/SPACH/releases/download/v1.0/"
 
 
-class PatchMerge(nn.Module):
+class PatchConv(nn.Module):
     """A convolution over patches that do not overlap, without bias and norm.
 
     Sides that are no whole number of patches are filled up with zeros at the right and
@@ -108,8 +111,8 @@ class SparseMixer(GridMixer):
         self.act = nn.GELU()
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.norm = nn.BatchNorm2d(dim, eps=norm_eps)
-        self.row = nn.Linear(width, width)  # the release's proj_h
-        self.column = nn.Linear(height, height)  # the release's proh_w
+        self.along_width = nn.Linear(width, width)  # the release's proj_h
+        self.along_height = nn.Linear(height, height)  # the release's proh_w
         self.fuse = nn.Linear(3 * dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +156,10 @@ class SparseMixer(GridMixer):
     def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return matrix and bias of rows and of columns for maps of ``size``."""
         resized: list[Tensor] = []
-        for linear, length in ((self.row, size[1]), (self.column, size[0])):
+        for linear, length in (
+            (self.along_width, size[1]),
+            (self.along_height, size[0]),
+        ):
             matrix = resize_axis(linear.weight, 1, length, scale=True)
             resized.append(resize_axis(matrix, 0, length))
             resized.append(resize_axis(linear.bias, 0, length))
@@ -225,21 +231,9 @@ class SMLPNet(MLPBackbone):
         recompute: Whether training computes the channel MLP's normed and activated
             maps again instead of storing them, which costs no matrix product: a
             quarter less memory for some more time.
-        ln_eps: Epsilon of the channel MLPs' layer norms.
-        bn_eps: Epsilon of the batch norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a batch norm of its own, as the
-            classifier's last map does.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Whether batch norms keep their running statistics in training.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        norm_eps: Epsilon of the channel MLPs' layer norms.
+        batch_norm_eps: Epsilon of the batch norms, the output norms among them.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -250,36 +244,98 @@ class SMLPNet(MLPBackbone):
 
     family = "s_mlp_net"
 
-    # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": (dim, 2 * dim, 4 * dim, 8 * dim),
-            "depths": depths,
-            "mlp_ratios": (3, 3, 3, 3),
-        }
+    arch_settings: ClassVar[Mapping[str, PyramidArch]] = {
+        name: PyramidArch(
+            embed_dims=(dim, 2 * dim, 4 * dim, 8 * dim),
+            depths=depths,
+            mlp_ratios=(3, 3, 3, 3),
+        )
         for name, dim, depths in (
             ("tiny", 80, (2, 8, 14, 2)),
             ("small", 96, (2, 10, 24, 2)),
             ("base", 112, (2, 10, 24, 2)),
         )
     }
-    # fmt: on
+    mini_arch = PyramidArch(
+        embed_dims=(32, 64, 128, 192), depths=(2, 2, 2, 1), mlp_ratios=(3, 3, 3, 3)
+    )
 
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (32, 64, 128, 192),
-        "depths": (2, 2, 2, 1),
-        "mlp_ratios": (3, 3, 3, 3),
-    }
+    grid_modes = ("window", "interpolate")
     mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
-    official_names: ClassVar[dict[str, str]] = {
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "tiny",
+        *,
+        image_size: int | Sequence[int] = 224,
+        grid: str = "window",
+        shift_windows: bool = False,
+        recompute: bool = False,
+        norm_eps: float = 1e-5,
+        batch_norm_eps: float = 1e-5,
+        **common: Unpack[CommonArguments],
+    ) -> None:
+        self.token_grid = TokenGrid.of_image(
+            image_size,
+            self.stage_strides,
+            mode=one_of("grid", grid, self.grid_modes),
+            shift_windows=switch("shift_windows", shift_windows),
+        )
+        self.recompute = switch("recompute", recompute)
+        self.norm_eps = norm_eps
+        self.batch_norm_eps = positive("batch_norm_eps", batch_norm_eps)
+        super().__init__(arch, **common)
+
+    def build_stem(self) -> nn.Module:
+        """Build the patch embedding, stride 4."""
+        height, width = (4 * side for side in self.token_grid.sizes[0])
+        return PatchConv(
+            self.in_channels,
+            self.embed_dims[0],
+            4,
+            (range(height, height + 4), range(width, width + 4)),
+            channels_last=False,
+        )
+
+    def build_downsample(self, stage: int) -> nn.Module:
+        """Build the convolution that halves both sides."""
+        height, width = self.token_grid.sizes[stage - 1]
+        return PatchConv(
+            self.embed_dims[stage - 1],
+            self.embed_dims[stage],
+            2,
+            (range(height, height + 1), range(width, width + 1)),
+        )
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; those of a stage differ in where their runs begin."""
+        dim = self.embed_dims[stage]
+        return MixerBlock(
+            norm1=nn.BatchNorm2d(dim, eps=self.batch_norm_eps),
+            mixer=SparseMixer(
+                dim,
+                norm_eps=self.batch_norm_eps,
+                **self.token_grid.options(stage, self.block_number(stage, block)),
+            ),
+            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
+            drop_path_rate=drop_path_rate,
+            recompute_mlp=self.recompute and not self.with_cp,
+        )
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build the batch norm of one returned map."""
+        return nn.BatchNorm2d(dim, eps=self.batch_norm_eps)
+
+    def _init_module(self, module: nn.Module) -> None:
+        """Keep torch's start, as the release does."""
+
+    official_names: ClassVar[Mapping[str, str]] = {
         name: f"smlpnet_{name}" for name in ("tiny", "small", "base")
     }
-    grid_modes: ClassVar[tuple[str, ...]] = ("window", "interpolate")
-    released_weights: ClassVar[dict[str, str]] = {
+    released_weights: ClassVar[Mapping[str, str]] = {
         name: f"{_RELEASE}smlp_{name[0]}.pth" for name in ("small", "base")
     }
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="sMLPNet release",
@@ -293,8 +349,8 @@ class SMLPNet(MLPBackbone):
                     r"blocks.\1.mixer.dwconv.",
                 ),
                 (r"^token_mix\.(\d+)\.1\.BN\.", r"blocks.\1.mixer.norm."),
-                (r"^token_mix\.(\d+)\.1\.proj_h\.", r"blocks.\1.mixer.row."),
-                (r"^token_mix\.(\d+)\.1\.proh_w\.", r"blocks.\1.mixer.column."),
+                (r"^token_mix\.(\d+)\.1\.proj_h\.", r"blocks.\1.mixer.along_width."),
+                (r"^token_mix\.(\d+)\.1\.proh_w\.", r"blocks.\1.mixer.along_height."),
                 (r"^token_mix\.(\d+)\.1\.fuse\.", r"blocks.\1.mixer.fuse."),
                 (r"^channel_mix\.(\d+)\.1\.", r"blocks.\1.norm2."),
                 (r"^channel_mix\.(\d+)\.2\.net\.0\.", r"blocks.\1.mlp.fc1."),
@@ -304,103 +360,3 @@ class SMLPNet(MLPBackbone):
             ),
         ),
     )
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "tiny",
-        *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "window",
-        shift_windows: bool = False,
-        recompute: bool = False,
-        ln_eps: float = 1e-5,
-        bn_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        if grid not in self.grid_modes:
-            raise ValueError(f"grid must be one of {self.grid_modes}, got {grid!r}")
-        if not isinstance(shift_windows, bool):
-            raise TypeError(
-                f"shift_windows must be True or False, got {shift_windows!r}"
-            )
-        self.image_size = resolve_image_size(image_size, MIN_INPUT_SIZE)
-        self.grid_sizes = _grid_sizes(self.image_size, len(self.stage_strides))
-        self.grid = grid
-        self.shift_windows = shift_windows
-        self.recompute = recompute and not with_cp
-        self.ln_eps = ln_eps
-        self.bn_eps = bn_eps
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-
-    def build_stem(self) -> nn.Module:
-        """Build the patch embedding, stride 4."""
-        height, width = (4 * side for side in self.grid_sizes[0])
-        return PatchMerge(
-            self.in_channels,
-            self.embed_dims[0],
-            4,
-            (range(height, height + 4), range(width, width + 4)),
-            channels_last=False,
-        )
-
-    def build_downsample(self, stage: int) -> nn.Module:
-        """Build the convolution that halves both sides."""
-        height, width = self.grid_sizes[stage - 1]
-        return PatchMerge(
-            self.embed_dims[stage - 1],
-            self.embed_dims[stage],
-            2,
-            (range(height, height + 1), range(width, width + 1)),
-        )
-
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; those of a stage differ in where their runs begin."""
-        dim = self.embed_dims[stage]
-        height, width = self.grid_sizes[stage]
-        shifts = self.shift_windows and (sum(self.depths[:stage]) + block) % 2 == 1
-        return MixerBlock(
-            norm1=nn.BatchNorm2d(dim, eps=self.bn_eps),
-            mixer=SparseMixer(
-                dim,
-                (height, width),
-                norm_eps=self.bn_eps,
-                grid=self.grid,
-                window_offset=(height // 2, width // 2) if shifts else (0, 0),
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.ln_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
-            drop_path_rate=drop_path_rate,
-            recompute_mlp=self.recompute,
-        )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the batch norm of one returned map."""
-        return nn.BatchNorm2d(dim, eps=self.bn_eps)
-
-    def _init_module(self, module: nn.Module) -> None:
-        """Keep torch's start, as the release does."""
-
-
-def _grid_sizes(
-    image_size: tuple[int, int], num_stages: int
-) -> tuple[tuple[int, int], ...]:
-    height, width = (side // 4 for side in image_size)
-    # half a token that is left over is dropped on the way
-    return tuple((height >> stage, width >> stage) for stage in range(num_stages))

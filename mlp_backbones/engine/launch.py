@@ -267,7 +267,8 @@ def _check_option(config: Config, key: str) -> None:
     """Refuse a key whose path the config does not have.
 
     The last name may be new, since an argument that is left to its default does not
-    stand in a config; a misspelt one is refused by the class that gets it.
+    stand in a config; a misspelt one is refused by the class that gets it. So may an
+    ``init_cfg`` before it, which most configs without weights leave out.
     """
     names = key.split(".")
     if names[0] in config and names[0] not in RUNNER_KEYS | {"data_root"}:
@@ -287,7 +288,7 @@ def _check_option(config: Config, key: str) -> None:
             node = node[int(name)]
         elif isinstance(node, (dict, Config)):
             if name not in node:
-                last = depth == len(names) - 1
+                last = depth == len(names) - 1 or names[depth:-1] == ["init_cfg"]
                 if (depth == 0 and name not in RUNNER_KEYS) or (depth and not last):
                     known = ", ".join(sorted(map(str, node.keys())))
                     raise UserError(

@@ -16,14 +16,15 @@ from mlp_backbones.layers.grid import (
     resolve_image_size,
 )
 from mlp_backbones.layers.init import init_lecun_normal
+from mlp_backbones.layers.layer_scale import LayerScale
 from mlp_backbones.layers.map_norm import apply_norm
 from mlp_backbones.layers.mlp import ChannelMLP
 from mlp_backbones.layers.normed_embed import NormedConvEmbed
 from mlp_backbones.layers.patch_embed import ConvEmbed
 from mlp_backbones.layers.pyramid import PyramidResample, resample_patch_kernel
 from mlp_backbones.layers.recompute import recomputed
-from mlp_backbones.layers.scaled_block import ScaledBlock
 from mlp_backbones.layers.split_attention import SplitAttention, blend
+from mlp_backbones.layers.token_grid import TokenGrid
 from mlp_backbones.layers.token_mix import (
     GatedActivation,
     TokenLinear,
@@ -41,11 +42,12 @@ __all__ = [
     "DropPath",
     "GatedActivation",
     "GridMixer",
+    "LayerScale",
     "MixerBlock",
     "NormedConvEmbed",
     "PyramidResample",
-    "ScaledBlock",
     "SplitAttention",
+    "TokenGrid",
     "TokenLinear",
     "TokenMLP",
     "apply_norm",

@@ -1,12 +1,12 @@
 """Parameter counts of whole models against the papers' tables."""
 
 import pytest
+import shipped_configs
 from mmengine.config import Config
 
 from mlp_backbones.building import count_parameters
-from mlp_backbones.config_names import config_dir
 
-CONFIG_DIR = config_dir()
+CONFIG_DIR = shipped_configs.CONFIG_DIR
 
 # CycleMLP, arXiv 2107.10224v1, tables 5 and 6: millions as printed.
 CYCLE_MLP = {
@@ -28,7 +28,7 @@ CYCLE_MLP_CLASSIFIERS = {
 
 
 def _load(family: str, stem: str) -> Config:
-    return Config.fromfile(CONFIG_DIR / family / f"{stem}.py")
+    return shipped_configs.read(CONFIG_DIR / family / f"{stem}.py")
 
 
 @pytest.mark.parametrize(

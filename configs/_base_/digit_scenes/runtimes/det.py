@@ -1,4 +1,4 @@
-_base_ = ["default_runtime_det.py"]
+_base_ = ["../../default_runtime_det.py"]
 
 default_hooks = dict(
     logger=dict(interval=10),

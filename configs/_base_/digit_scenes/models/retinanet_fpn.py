@@ -1,4 +1,4 @@
-_base_ = ["retinanet_fpn.py"]
+_base_ = ["../../models/retinanet_fpn.py"]
 
 # Anchors from 24 to 272 px, near to square, as the boxes of turned digits are.
 model = dict(

@@ -1,4 +1,4 @@
-_base_ = ["mask-rcnn_fpn.py"]
+_base_ = ["../../models/mask-rcnn_fpn.py"]
 
 model = dict(
     neck=dict(out_channels=64, num_outs=4),

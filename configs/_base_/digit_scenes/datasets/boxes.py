@@ -1,3 +1,4 @@
+# Images and boxes; detection.py and instance.py add what is theirs.
 dataset_type = "CocoDataset"
 data_root = "data/digit_scenes/"
 metainfo = dict(classes=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"))
@@ -22,35 +23,6 @@ test_pipeline = [
     ),
 ]
 val_pipeline = [dict(type="mlp_backbones.LoadImage"), *test_pipeline[1:]]
-tta_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(
-        type="TestTimeAug",
-        transforms=[
-            [
-                dict(type="Resize", scale=scale, keep_ratio=True)
-                for scale in [(192, 192), (256, 256)]
-            ],
-            # Without effect but for the entries that the merging asks for.
-            [dict(type="RandomFlip", prob=0.0)],
-            [dict(type="LoadAnnotations", with_bbox=True)],
-            [
-                dict(
-                    type="PackDetInputs",
-                    meta_keys=(
-                        "img_id",
-                        "img_path",
-                        "ori_shape",
-                        "img_shape",
-                        "scale_factor",
-                        "flip",
-                        "flip_direction",
-                    ),
-                )
-            ],
-        ],
-    ),
-]
 
 train_dataloader = dict(
     batch_size=8,
@@ -83,20 +55,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=10,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file="annotations/instances_val.json",
-        data_prefix=dict(img="val/"),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    val_dataloader, dataset=dict(val_dataloader["dataset"], pipeline=test_pipeline)
 )
 
 val_evaluator = dict(

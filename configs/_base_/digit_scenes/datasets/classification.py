@@ -62,18 +62,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=100,
-    num_workers=1,
-    persistent_workers=True,
-    collate_fn=dict(type="default_collate"),
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix="val",
-        with_label=True,
-        pipeline=test_pipeline,
-    ),
+    val_dataloader, dataset=dict(val_dataloader["dataset"], pipeline=test_pipeline)
 )
 
 val_evaluator = dict(type="Accuracy", topk=(1,))

@@ -1,4 +1,4 @@
-_base_ = ["image-classifier.py"]
+_base_ = ["../../models/image-classifier.py"]
 
 model = dict(
     head=dict(

@@ -1,4 +1,4 @@
-_base_ = ["default_runtime_cls.py"]
+_base_ = ["../../default_runtime_cls.py"]
 
 default_hooks = dict(
     logger=dict(interval=10),

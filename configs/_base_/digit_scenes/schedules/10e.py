@@ -1,4 +1,4 @@
-_base_ = ["digit_scenes_8e.py"]
+_base_ = ["8e.py"]
 
 train_cfg = dict(max_epochs=10)
 param_scheduler = [
