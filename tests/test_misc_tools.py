@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -354,3 +355,17 @@ def test_every_tool_is_in_the_list_of_tools():
     missing = [name for name in tools if name not in page]
     assert not missing
     assert "docs/tools.md" in (REPOSITORY / "README.md").read_text()
+
+
+def test_every_command_of_the_documents_names_a_tool_that_exists():
+    pages = [REPOSITORY / "README.md"]
+    for folder in ("docs", "configs", "examples"):
+        pages += (REPOSITORY / folder).rglob("*.md")
+    assert len(pages) > 20
+    for page in pages:
+        text = page.read_text()
+        for tool in re.findall(r"\btools/[\w/]+\.(?:py|sh)\b", text):
+            assert (REPOSITORY / tool).is_file(), (page, tool)
+        # It takes options only.
+        for rest in re.findall(r"make_digit_scenes\.py +(\S+)", text):
+            assert rest.startswith(("--", "|")), (page, rest)

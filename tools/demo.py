@@ -74,7 +74,8 @@ def main() -> int:
             print_result,
             run_inference,
         )
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.launch import read_config
+        from mlp_backbones.engine.overrides import parse_options
 
         config = read_config(args.config, parse_options(args.cfg_options))
         images = find_images(args.images)

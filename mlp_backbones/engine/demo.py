@@ -99,11 +99,11 @@ def run_demo(
     from mlp_backbones.datasets.digit_scenes import MARKER_FILE, make_digit_scenes
     from mlp_backbones.engine.launch import (
         build_runner,
-        parse_options,
         prepare_training,
         read_config,
         train_parser,
     )
+    from mlp_backbones.engine.overrides import parse_options
 
     start = time.monotonic()
     config = config or find_demo_config(task)

@@ -19,52 +19,11 @@ from mmengine.logging import print_log
 
 from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.cli import UserError, add_debug_option, one_line
+from mlp_backbones.engine.overrides import check_options
 from mlp_backbones.engine.tta import set_test_time_augmentation
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
-
-# Top-level keys a config may lack and an option may still set.
-RUNNER_KEYS = frozenset(
-    [
-        "activation_checkpointing",
-        "auto_scale_lr",
-        "compile",
-        "custom_hooks",
-        "custom_imports",
-        "data_preprocessor",
-        "default_hooks",
-        "default_scope",
-        "efficient_conv_bn_eval",
-        "env_cfg",
-        "experiment_name",
-        "find_unused_parameters",
-        "launcher",
-        "load_from",
-        "log_level",
-        "log_processor",
-        "model",
-        "model_wrapper_cfg",
-        "optim_wrapper",
-        "param_scheduler",
-        "randomness",
-        "resume",
-        "runner_type",
-        "sync_bn",
-        "test_cfg",
-        "test_dataloader",
-        "test_evaluator",
-        "train_cfg",
-        "train_dataloader",
-        "tta_model",
-        "tta_pipeline",
-        "val_cfg",
-        "val_dataloader",
-        "val_evaluator",
-        "visualizer",
-        "work_dir",
-    ]
-)
 
 
 def add_common_options(parser: ArgumentParser) -> None:
@@ -230,8 +189,7 @@ def read_config(file: str, options: dict | None = None) -> Config:
         raise UserError(f"config file {file} cannot be read: {one_line(error)}") from (
             error
         )
-    for key in options or {}:
-        _check_option(config, key)
+    check_options(config, options or {})
     old_root = config.get("data_root")
     try:
         config.merge_from_dict(options or {})
@@ -247,60 +205,6 @@ def read_config(file: str, options: dict | None = None) -> Config:
     if importlib.util.find_spec(scope) is None:
         raise UserError(f"{file} is a {TASKS[scope]} config, which needs {scope}")
     return config
-
-
-def parse_options(options: list[str]) -> dict:
-    """Turn `key=value` arguments into full keys and values.
-
-    Raises:
-        UserError: on an argument without `=`.
-    """
-    for option in options:
-        if "=" not in option:
-            raise UserError(f"--cfg-options takes KEY=VALUE, got {option!r}")
-    parser = ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="*", action=DictAction, default={})
-    return parser.parse_args(["--cfg-options", *options]).cfg_options or {}
-
-
-def _check_option(config: Config, key: str) -> None:
-    """Refuse a key whose path the config does not have.
-
-    The last name may be new, since an argument that is left to its default does not
-    stand in a config; a misspelt one is refused by the class that gets it.
-    """
-    names = key.split(".")
-    if names[0] in config and names[0] not in RUNNER_KEYS | {"data_root"}:
-        raise UserError(
-            f"--cfg-options {key}: {names[0]!r} is a variable of the config file, "
-            "already used there; set the place where its value went"
-        )
-    node: Any = config
-    for depth, name in enumerate(names):
-        path = ".".join(names[:depth]) or "the config"
-        if isinstance(node, (list, tuple)):
-            if not name.isdigit() or int(name) >= len(node):
-                raise UserError(
-                    f"--cfg-options {key}: {path} is a list of {len(node)}, "
-                    f"{name!r} is no index of it"
-                )
-            node = node[int(name)]
-        elif isinstance(node, (dict, Config)):
-            if name not in node:
-                last = depth == len(names) - 1
-                if (depth == 0 and name not in RUNNER_KEYS) or (depth and not last):
-                    known = ", ".join(sorted(map(str, node.keys())))
-                    raise UserError(
-                        f"--cfg-options {key}: {path} has no {name!r}; it has {known}"
-                    )
-                return
-            node = node[name]
-        elif node is None:
-            return
-        else:
-            raise UserError(
-                f"--cfg-options {key}: {path} is {node!r} and has no {name!r}"
-            )
 
 
 def _move_data_root(config: Config, old: str, new: str) -> Config:

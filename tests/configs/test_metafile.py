@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mmengine.config import Config
 
 from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
 from mlp_backbones.factory import get_family
@@ -140,17 +139,3 @@ def test_sizes_with_weights_start_from_them_and_others_from_none(config_path, co
         assert init == {"type": "Pretrained", "checkpoint": "official"}
     else:
         assert not init
-
-
-def test_a_checkpoint_can_be_named_by_option_for_every_dense_config(config_path):
-    config = Config.fromfile(config_path)
-    if parse_config_name(config_path).head is None:
-        return
-    config.merge_from_dict(
-        {
-            "model.backbone.init_cfg.type": "Pretrained",
-            "model.backbone.init_cfg.checkpoint": "own.pth",
-        }
-    )
-    expected = {"type": "Pretrained", "checkpoint": "own.pth"}
-    assert config.model.backbone.init_cfg == expected

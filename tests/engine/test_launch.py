@@ -217,12 +217,6 @@ def test_out_may_not_replace_a_file(tiny, tmp_path):
     assert existing.read_text() == "first"
 
 
-def test_options_need_an_equals_sign():
-    assert launch.parse_options(["a.b=1", "c=[1,2]"]) == {"a.b": 1, "c": [1, 2]}
-    with pytest.raises(UserError, match="'a'"):
-        launch.parse_options(["a"])
-
-
 def test_work_dir_defaults_to_the_name_of_the_config(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = launch.train_parser().parse_args([str(tiny / "detection.py")])

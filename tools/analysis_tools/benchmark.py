@@ -61,7 +61,8 @@ def main() -> int:
 
         from mlp_backbones.analysis.models import TensorForward, build_model
         from mlp_backbones.analysis.throughput import measure_throughput
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.launch import read_config
+        from mlp_backbones.engine.overrides import parse_options
 
         if len(args.shape) > 2:
             raise UserError(f"--shape takes one or two sides, got {args.shape}")

@@ -42,7 +42,8 @@ def main() -> int:
             measure_complexity,
             print_complexity,
         )
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.launch import read_config
+        from mlp_backbones.engine.overrides import parse_options
 
         if len(args.shape) > 2:
             raise UserError(f"--shape takes one or two sides, got {args.shape}")

@@ -41,9 +41,9 @@ def main() -> int:
         from mlp_backbones.engine.launch import (
             check_checkpoint,
             check_data,
-            parse_options,
             read_config,
         )
+        from mlp_backbones.engine.overrides import parse_options
 
         if args.out_dir.is_dir() and any(args.out_dir.iterdir()):
             raise UserError(f"{args.out_dir} is not empty; choose a new folder")

@@ -38,7 +38,8 @@ def main() -> int:
         from mmengine.runner import set_random_seed
 
         from mlp_backbones.analysis.samples import save_sample_pictures
-        from mlp_backbones.engine.launch import check_data, parse_options, read_config
+        from mlp_backbones.engine.launch import check_data, read_config
+        from mlp_backbones.engine.overrides import parse_options
 
         config = read_config(args.config, parse_options(args.cfg_options))
         check_data(config, (args.split,))

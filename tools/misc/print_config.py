@@ -33,7 +33,8 @@ def main() -> int:
     args = parse_args()
 
     def work() -> None:
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.launch import read_config
+        from mlp_backbones.engine.overrides import parse_options
 
         path = args.save_path
         if path is not None:
