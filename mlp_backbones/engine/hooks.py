@@ -1,4 +1,4 @@
-"""Hooks: guards of a run's losses and weights; curves and pictures on the way."""
+"""Hooks: guards of a run's losses and weights; pictures on the way."""
 
 import math
 from collections.abc import Sequence
@@ -280,43 +280,3 @@ class PredictionPicturesHook(Hook):
                 self.wait_time,
             )
             self._drawn += 1
-
-
-@HOOKS.register_module()
-class CurvesHook(Hook):
-    """Keep PNGs of the loss, learning rate and metric curves up to date.
-
-    They lie in the work folder and are drawn again after each validation and at the
-    end, from what the `LocalVisBackend` has written.
-
-    Args:
-        smooth: points in the running mean of the losses.
-    """
-
-    # After LoggerHook, which writes the values of the validation.
-    priority = "VERY_LOW"
-
-    def __init__(self, smooth: int = 1) -> None:
-        if not isinstance(smooth, int) or smooth < 1:
-            raise ValueError(f"smooth must be an integer >= 1, got {smooth!r}")
-        self.smooth = smooth
-
-    def after_val(self, runner: Runner) -> None:
-        """Draw."""
-        self._draw(runner)
-
-    def after_train(self, runner: Runner) -> None:
-        """Draw."""
-        self._draw(runner)
-
-    def _draw(self, runner: Runner) -> None:
-        from mlp_backbones.analysis.curves import save_curves
-
-        if runner.rank != 0:
-            return
-        try:
-            save_curves(
-                [Path(runner.work_dir)], Path(runner.work_dir), None, self.smooth
-            )
-        except FileNotFoundError as error:
-            runner.logger.warning(f"no curves are drawn: {error}")

@@ -18,9 +18,9 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
 from mlp_backbones.config_names import TASKS
-from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine.config import check_checkpoint
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.hooks import compare_state_dicts, describe_mismatches
-from mlp_backbones.engine.launch import check_checkpoint
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

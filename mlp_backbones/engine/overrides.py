@@ -16,7 +16,7 @@ import mmengine.registry
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine.errors import UserError
 
 RUNNER_KEYS = frozenset(inspect.signature(Runner.__init__).parameters) - {"self", "cfg"}
 # Top-level keys that are no arguments of the runner and that it, the reader of config

@@ -10,7 +10,6 @@ from torch import nn
 from mlp_backbones.engine.hooks import (
     CheckLossHook,
     CheckpointMismatchError,
-    CurvesHook,
     InvalidLossError,
     StrictLoadHook,
     compare_state_dicts,
@@ -150,8 +149,3 @@ def test_a_fitting_checkpoint_is_loaded(tmp_path):
     assert not torch.equal(other.layer.weight, model.layer.weight)
     StrictLoadHook(file).before_run(FakeRunner(model))
     assert torch.equal(other.layer.weight, model.layer.weight)
-
-
-def test_curves_are_drawn_into_the_work_folder(tmp_path):
-    run(tmp_path, Toy(0.25), CurvesHook())
-    assert {file.name for file in tmp_path.glob("*.png")} == {"loss.png", "lr.png"}

@@ -11,7 +11,8 @@ from typing_extensions import Unpack
 
 from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
 from mlp_backbones.engine import launch
-from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine import options as engine_options
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.overrides import check_options, parse_options
 from mlp_backbones.registry import MODELS
 
@@ -37,7 +38,7 @@ def dense_configs():
 def prepare(config, *options):
     """Prepare a training as tools/train.py does."""
     command = [str(config), "--no-check-data", "--cfg-options", *options]
-    return launch.prepare_training(launch.train_parser().parse_args(command))
+    return launch.prepare_training(engine_options.train_parser().parse_args(command))
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +220,7 @@ def test_a_training_starts_from_weights_named_by_options(tmp_path, task):
     torch.save({"conv1.weight": torch.full(shape, 0.125)}, tmp_path / "own.pth")
     command = [str(file), "--work-dir", str(tmp_path / "run"), "--no-validate"]
     command += ["--cfg-options", kind, f"{name}={tmp_path / 'own.pth'}", *options]
-    launch.train(launch.train_parser().parse_args(command))
+    launch.train(engine_options.train_parser().parse_args(command))
     saved = torch.load(tmp_path / "run" / "iter_1.pth", weights_only=False)
     weight = saved["state_dict"]["backbone.conv1.weight"]
     assert torch.equal(weight, torch.full(shape, 0.125))
