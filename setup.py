@@ -17,13 +17,8 @@ MIM_FILES = (
     "tools/**/*.py",
     "tools/**/*.sh",
 )
-# These keep a checkout: its virtual environment, its metafiles and pages.
-NOT_FOR_MIM = (
-    "tools/misc/check_metafiles.py",
-    "tools/misc/make_model_zoo.py",
-    "tools/misc/setup_env.py",
-    "tools/misc/update_metafiles.py",
-)
+# This keeps a checkout: its virtual environment.
+NOT_FOR_MIM = ("tools/misc/setup_env.py",)
 
 
 class BuildWithMim(build_py):

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from mlp_backbones.testing import find_data_dir, find_reference_dir
+from reference_cases import find_data_dir, find_reference_dir
 
 # two xdist workers with two threads each crawl on two cores
 torch.set_num_threads(1)

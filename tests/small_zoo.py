@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from dev.zoo.checking import check_zoo
 from mlp_backbones.config_names import config_dir
-from mlp_backbones.zoo.checking import check_zoo
 
 CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
 SECOND_CLASSIFIER = "cycle-mlp-b2_8xb128_in1k"

@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from pycocotools import mask as coco_mask
 
-from mlp_backbones.analysis.models import build_model
+from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.config_names import config_dir
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
@@ -132,7 +132,7 @@ def say_by_hand(task, config, checkpoint, image):
     """Compute the same without pipeline, preprocessor and inferencer."""
     config = Config.fromfile(config)
     with DefaultScope.overwrite_default_scope(config.default_scope):
-        model = build_model(config, str(checkpoint))
+        model = build_model(config, checkpoint=str(checkpoint)).eval()
     pixels = cv2.cvtColor(cv2.imread(str(image)), cv2.COLOR_BGR2RGB)
     mean = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)
     std = torch.tensor([58.395, 57.12, 57.375]).view(3, 1, 1)

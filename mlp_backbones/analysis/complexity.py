@@ -9,7 +9,8 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mlp_backbones.analysis.models import TensorForward, build_model
+from mlp_backbones.analysis.models import TensorForward
+from mlp_backbones.building import build_model
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def measure_complexity(
     """
     if min(shape) < 1:
         raise ValueError(f"shape must be two positive sizes, got {shape}")
-    model = TensorForward(build_model(config), backbone_only)
+    model = TensorForward(build_model(config).eval(), backbone_only)
     parameters = list(model.parameters())
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit.trace: sizes become constants

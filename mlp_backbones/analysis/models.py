@@ -1,44 +1,9 @@
-"""Models of a config outside a runner, for the analysis tools."""
+"""Models as functions of an image batch, for the analysis tools."""
 
 from typing import Any
 
 import torch
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
 from torch import Tensor, nn
-
-from mlp_backbones.engine.hooks import (
-    CheckpointMismatchError,
-    compare_state_dicts,
-    describe_mismatches,
-)
-
-
-def build_model(config: Config, checkpoint: str | None = None) -> nn.Module:
-    """Build the model of a config in eval mode.
-
-    Args:
-        config: a whole config with `default_scope`.
-        checkpoint: weights, which must fit in every key and shape. None leaves the
-            model as it is constructed; `init_cfg` is not carried out.
-
-    Raises:
-        CheckpointMismatchError: when the weights do not fit.
-    """
-    init_default_scope(config.default_scope)
-    model_config = config.model.copy()
-    if config.get("data_preprocessor") is not None:
-        model_config.setdefault("data_preprocessor", config.data_preprocessor)
-    model = revert_sync_batchnorm(MODELS.build(model_config))
-    if checkpoint is not None:
-        loaded = CheckpointLoader.load_checkpoint(checkpoint, "cpu")
-        mismatches = compare_state_dicts(model, loaded)
-        if mismatches:
-            raise CheckpointMismatchError(describe_mismatches(checkpoint, mismatches))
-        load_state_dict(model, loaded.get("state_dict", loaded), strict=True)
-    return model.eval()
 
 
 class TensorForward(nn.Module):

@@ -1,196 +1,19 @@
-"""Pictures of predictions beside the ground truth, for all three tasks."""
+"""Pictures of what a model predicts on its test set."""
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import VISUALIZERS, DefaultScope, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement, PixelData
-from mmengine.visualization import Visualizer
-from numpy.typing import NDArray
 
-from mlp_backbones.analysis.models import build_model
-
-VISUALIZER_TYPES = {
-    "mmdet": "mmdet.DetLocalVisualizer",
-    "mmseg": "mmseg.SegLocalVisualizer",
-    "mmpretrain": "mmpretrain.UniversalVisualizer",
-}
-
-# Text on smaller pictures cannot be read.
-MIN_SIDE = 640
-# Long and thin images would grow without end.
-MAX_SIDE = 4 * MIN_SIDE
-
-
-def make_visualizer(dataset_meta: dict | None) -> Visualizer:
-    """Make the visualizer of the current default scope.
-
-    Args:
-        dataset_meta: `metainfo` of the data set: `classes` and perhaps `palette`.
-    """
-    scope = DefaultScope.get_current_instance().scope_name
-    settings: dict[str, Any] = {
-        "type": VISUALIZER_TYPES[scope],
-        "name": f"pictures_{scope}",
-    }
-    if scope == "mmseg":
-        settings["alpha"] = 0.6
-    visualizer = VISUALIZERS.build(settings)
-    visualizer.dataset_meta = dict(dataset_meta or {})
-    return visualizer
-
-
-def draw_prediction(
-    visualizer: Visualizer,
-    data_sample: BaseDataElement,
-    file: Path | None,
-    score_threshold: float = 0.3,
-    show: bool = False,
-    wait_time: float = 0.0,
-) -> None:
-    """Draw what a model says of an image: ground truth left, prediction right.
-
-    A classification is written onto the image, beside the true class.
-
-    Args:
-        visualizer: from `make_visualizer`.
-        data_sample: with `img_path` and predictions, as `model.test_step` gives it.
-        file: the picture; None shows it only.
-        score_threshold: detections below it are left out.
-        show: show the picture in a window as well.
-        wait_time: seconds that it is shown.
-
-    Raises:
-        FileNotFoundError: when the image of the sample cannot be read.
-    """
-    image = cv2.imread(str(data_sample.img_path))
-    if image is None:
-        raise FileNotFoundError(f"image {data_sample.img_path} cannot be read")
-    draw_sample(
-        visualizer,
-        cv2.cvtColor(image, cv2.COLOR_BGR2RGB),
-        data_sample,
-        file,
-        ground_truth=True,
-        prediction=True,
-        score_threshold=score_threshold,
-        show=show,
-        wait_time=wait_time,
-    )
-
-
-def draw_sample(
-    visualizer: Visualizer,
-    image: NDArray[np.uint8],
-    data_sample: BaseDataElement,
-    file: Path | None,
-    *,
-    ground_truth: bool = False,
-    prediction: bool = False,
-    score_threshold: float = 0.3,
-    with_labels: bool = False,
-    show: bool = False,
-    wait_time: float = 0.0,
-) -> None:
-    """Draw one sample onto its image; both kinds make two halves of the picture.
-
-    Small images are enlarged, since text on them cannot be read.
-
-    Args:
-        visualizer: from `make_visualizer`.
-        image: what the sample belongs to, (H, W, 3) in RGB.
-        data_sample: with annotations, predictions or both.
-        file: the picture; its folder is made if need be. None shows it only.
-        ground_truth: draw the annotations.
-        prediction: draw the predictions.
-        score_threshold: detections below it are left out.
-        with_labels: write class names onto the regions of a segmentation. mmseg looks
-            for their centres pixel by pixel: seconds for each image.
-        show: show the picture in a window as well.
-        wait_time: seconds that it is shown.
-    """
-    height, width = image.shape[:2]
-    factor = math.ceil(MIN_SIDE / min(height, width))
-    factor = max(1, min(factor, MAX_SIDE // max(height, width)))
-    image = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    options: dict[str, Any] = {
-        "draw_gt": ground_truth,
-        "draw_pred": prediction,
-        "out_file": None if file is None else str(file),
-        "show": show,
-        "wait_time": wait_time,
-    }
-    if hasattr(visualizer, "visualize_cls"):
-        visualizer.visualize_cls(image, data_sample, **options)
-        return
-    data_sample = _enlarged(data_sample.cpu(), factor, image.shape[:2])
-    if "pred_instances" in data_sample or "gt_instances" in data_sample:
-        options["pred_score_thr"] = score_threshold
-    else:
-        options["with_labels"] = with_labels
-    visualizer.add_datasample("sample", image, data_sample, **options)
-
-
-def _enlarged(
-    sample: BaseDataElement, factor: int, size: Sequence[int]
-) -> BaseDataElement:
-    """Copy a sample and scale its boxes and masks to an enlarged image."""
-    sample = sample.clone()
-    for name in ("gt_instances", "pred_instances"):
-        if name not in sample:
-            continue
-        instances = sample.get(name)
-        boxes = instances.bboxes
-        boxes = boxes.tensor if hasattr(boxes, "tensor") else boxes
-        instances.bboxes = torch.as_tensor(boxes) * factor
-        if "masks" in instances:
-            masks = instances.masks
-            array = masks.to_ndarray() if hasattr(masks, "to_ndarray") else masks
-            array = np.asarray(array).repeat(factor, axis=1).repeat(factor, axis=2)
-            instances.masks = torch.from_numpy(_cropped(array, size)).bool()
-    for name in ("gt_sem_seg", "pred_sem_seg"):
-        if name in sample:
-            labels = sample.get(name).data
-            labels = labels.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
-            sample.set_field(PixelData(data=labels), name)
-    return sample
-
-
-def _cropped(masks: NDArray, size: Sequence[int]) -> NDArray:
-    """Cut masks, (N, H, W), to a size or fill them up with zeros."""
-    out = np.zeros((len(masks), *size), dtype=masks.dtype)
-    height, width = (min(a, b) for a, b in zip(masks.shape[1:], size, strict=True))
-    out[:, :height, :width] = masks[:, :height, :width]
-    return out
-
-
-class PictureFolder:
-    """Gives each image a file name of its own in one folder.
-
-    Args:
-        folder: made when the first name is asked for.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._taken: dict[str, str] = {}
-
-    def file_for(self, img_path: str) -> Path:
-        """Name of the picture of an image: its stem, with its folder where two meet."""
-        path = Path(img_path)
-        name = path.stem
-        if self._taken.setdefault(name, img_path) != img_path:
-            name = f"{path.parent.name}_{path.stem}"
-            self._taken[name] = img_path
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / f"{name}.png"
+from mlp_backbones.building import build_model
+from mlp_backbones.engine.pictures import (
+    PictureFolder,
+    draw_prediction,
+    make_visualizer,
+)
 
 
 def save_prediction_pictures(
@@ -218,7 +41,7 @@ def save_prediction_pictures(
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")
     init_default_scope(config.default_scope)
-    model: Any = build_model(config, checkpoint)
+    model: Any = build_model(config, checkpoint=checkpoint).eval()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device)
     loader_config = config.test_dataloader.copy()

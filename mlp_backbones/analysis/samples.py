@@ -6,7 +6,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
-from mlp_backbones.analysis.pictures import draw_sample, make_visualizer
+from mlp_backbones.engine.pictures import draw_sample, make_visualizer
 
 
 def save_sample_pictures(

@@ -214,9 +214,6 @@ class ASMLP(MLPBackbone):
         "depths": (1, 1, 2, 1),
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {"patch_size": _PATCH_SIZE}
-    reference_names: ClassVar[dict[str, str]] = {"as_bias": "mixer_bias"}
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="AS-MLP release",
@@ -317,20 +314,6 @@ class ASMLP(MLPBackbone):
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build a norm over a whole map, for ``apply_norm``."""
         return nn.GroupNorm(1, dim, eps=self.norm_eps)
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields, with the first width a second time as
-                ``embed_dim``.
-            input_size: Height and width of the recorded image, in pixels.
-        """
-        fields = {key: value for key, value in config.items() if key != "embed_dim"}
-        return super().arguments_from_reference(fields, input_size)
 
     def apply_layout_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
         """Compare what weights of this class were trained with.

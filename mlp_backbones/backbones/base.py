@@ -156,12 +156,6 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     released_weights: ClassVar[dict[str, str]] = {}
     """Where the authors have put the weights of a size."""
 
-    reference_constants: ClassVar[dict[str, Any]] = {}
-    """Facts that reference cases record and that this family does not vary."""
-
-    reference_names: ClassVar[dict[str, str]] = {}
-    """Arguments that reference cases call by another name."""
-
     stage_strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
 
     init_cfg: Any
@@ -412,35 +406,6 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         resolved = dict(arch)
         cls._check_arch(resolved)
         return resolved
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields: those of an arch, arguments of the class, and
-                the constants of ``reference_constants``.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a constant is not the one this class is built on.
-        """
-        fields = next(iter(cls.arch_settings.values())).keys()
-        arguments: dict[str, Any] = {"arch": {key: config[key] for key in fields}}
-        for key, value in config.items():
-            if key in cls.reference_constants:
-                if value != cls.reference_constants[key]:
-                    raise ValueError(
-                        f"{cls.__name__} is built with {key} "
-                        f"{cls.reference_constants[key]!r}, the case has {value!r}"
-                    )
-            elif key not in fields:
-                arguments[cls.reference_names.get(key, key)] = value
-        if cls.grid_modes:
-            arguments.setdefault("image_size", tuple(input_size))
-        return arguments
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit official weights to arguments that change what they mean.

@@ -281,9 +281,6 @@ class CCSMLP(IsotropicGridBackbone):
     official_names: ClassVar[dict[str, str]] = {
         name: f"ccs_{name}" for name in arch_settings
     }
-    reference_constants: ClassVar[dict[str, Any]] = {
-        "channel_to_group": "channel % groups"
-    }
 
     checkpoint_layouts = (
         CheckpointLayout(
@@ -338,22 +335,6 @@ class CCSMLP(IsotropicGridBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; ``norm_eps`` is None in a ``res_mlp`` host.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If the case is not what this class builds.
-        """
-        fields = {k: v for k, v in config.items() if (k, v) != ("norm_eps", None)}
-        return super().arguments_from_reference(fields, input_size)
 
     @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:

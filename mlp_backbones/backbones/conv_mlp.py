@@ -195,9 +195,6 @@ class ConvMLP(MLPBackbone):
         size: f"{_RELEASE}convmlp_{size}_imagenet.pth" for size in ("s", "m", "l")
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {"bn_eps": 1e-5, "patch_size": 4}
-    reference_names: ClassVar[dict[str, str]] = {"ln_eps": "norm_eps"}
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="ConvMLP release",
@@ -333,36 +330,6 @@ class ConvMLP(MLPBackbone):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         else:
             super()._init_module(module)
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; those that repeat others are compared.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a field contradicts what this class makes of the others.
-        """
-        given = dict(config)
-        dims, depths = list(given["embed_dims"]), list(given["depths"])
-        for field, expected in (
-            ("stem_channels", dims[0]),
-            ("conv_hidden_dim", dims[1]),
-            ("mlp_dims", dims[1:]),
-            ("conv_depth", depths[0]),
-            ("mlp_depths", depths[1:]),
-        ):
-            value = given.pop(field, expected)
-            if value != expected:
-                raise ValueError(
-                    f"{cls.__name__} is built with {field} {expected!r}, the case has "
-                    f"{value!r}"
-                )
-        return super().arguments_from_reference(given, input_size)
 
     @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:

@@ -329,8 +329,6 @@ class CSMixer(MLPBackbone):
         "mlp_ratio": 4,
     }
 
-    reference_names: ClassVar[dict[str, str]] = {"img_size": "image_size"}
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="CS-Mixer development code",
@@ -411,20 +409,6 @@ class CSMixer(MLPBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; ``embed_dim`` repeats the first of
-                ``embed_dims``.
-            input_size: Height and width of the recorded image, in pixels.
-        """
-        fields = {key: value for key, value in config.items() if key != "embed_dim"}
-        return super().arguments_from_reference(fields, input_size)
 
     def build_stem(self) -> nn.Module:
         """Build the cross-scale patch embedding, stride 4."""

@@ -213,16 +213,6 @@ class CycleMLP(MLPBackbone):
         for name in ("b1", "b2", "b3", "b4", "b5")
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {
-        "stem_kernel": 7,
-        "stem_stride": 4,
-        "stem_padding": 2,
-        "downsample_kernel": 3,
-        "downsample_stride": 2,
-        "downsample_padding": 1,
-    }
-    reference_names: ClassVar[dict[str, str]] = {"cycle_step": "cycle"}
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="CycleMLP release",

@@ -219,7 +219,6 @@ class DynaMixer(AxialBackbone):
     official_names: ClassVar[dict[str, str]] = {
         name: f"dynamixer_{name}" for name in ("s", "m", "l")
     }
-    reference_constants: ClassVar[dict[str, Any]] = {"overlap": False}
 
     checkpoint_layouts = (
         CheckpointLayout(

@@ -153,7 +153,6 @@ class GMLP(IsotropicGridBackbone):
     official_names: ClassVar[dict[str, str]] = {
         name: f"gmlp_{name}_224" for name in ("ti16", "s16", "b16")
     }
-    reference_constants: ClassVar[dict[str, Any]] = {"gelu": "erf"}
 
     released_weights: ClassVar[dict[str, str]] = {  # trained by timm's author
         "s16": "https://github.com/rwightman/pytorch-image-models/releases/download/"
@@ -208,30 +207,6 @@ class GMLP(IsotropicGridBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; ``hidden_dim`` repeats what ``mlp_ratio``
-                says.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If the two contradict each other, or a constant is not the one
-                this class is built on.
-        """
-        hidden_dim = _hidden_dim(config["embed_dim"], config["mlp_ratio"])
-        if config.get("hidden_dim", hidden_dim) != hidden_dim:
-            raise ValueError(
-                f"mlp_ratio {config['mlp_ratio']} makes hidden_dim {hidden_dim}, the "
-                f"case has {config['hidden_dim']}"
-            )
-        fields = {key: value for key, value in config.items() if key != "hidden_dim"}
-        return super().arguments_from_reference(fields, input_size)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks are alike."""

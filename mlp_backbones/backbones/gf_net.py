@@ -292,7 +292,6 @@ class GFNet(ResampledBackbone):
     }
     classifier_arguments: ClassVar[dict[str, Any]] = {"pyramid": False}
     grid_modes: ClassVar[tuple[str, ...]] = ("interpolate",)
-    reference_constants: ClassVar[dict[str, Any]] = {"gelu": "erf"}
 
     checkpoint_layouts = (
         CheckpointLayout(
@@ -373,42 +372,6 @@ class GFNet(ResampledBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields of an isotropic or a hierarchical network;
-                ``weights_input_size`` where the weights belong to another size.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a constant is not the one this class is built on.
-        """
-        fields = dict(config)
-        fields["hierarchical"] = fields.pop("variant") == "pyramid"
-        has_scale = fields.pop("layer_scale", fields["hierarchical"])
-        if has_scale and not fields["hierarchical"]:
-            raise ValueError(
-                "GFNet of one stride has no layer scale, the case says "
-                f"layer_scale={has_scale!r}"
-            )
-        if not has_scale:
-            fields["layer_scale"] = 0.0
-        if "depth" in fields:
-            depth = fields.pop("depth")
-            quarters = [depth * part // 4 for part in range(1, 5)]
-            ends = fields.pop("stage_ends", None) or quarters
-            fields["depths"] = tuple(
-                end - start for start, end in zip([0, *ends], ends, strict=False)
-            )
-            fields["embed_dims"] = (fields.pop("embed_dim"),) * 4
-            fields["mlp_ratios"] = (fields.pop("mlp_ratio"),) * 4
-        size = fields.pop("weights_input_size", input_size)
-        return super().arguments_from_reference(fields, tuple(size))
 
     @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:

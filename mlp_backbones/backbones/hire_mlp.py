@@ -239,15 +239,6 @@ class HireMLP(MLPBackbone):
         name: f"{_RELEASE}hire_mlp_{name}.pth" for name in ("tiny", "small", "base")
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {
-        "cross_region_pad": "c",
-        "inner_region_pad": "c",
-        "norm": "batch_norm",
-        "stem_kernel": 7,
-        "stem_stride": 4,
-        "stem_padding": 2,
-    }
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="Hire-MLP release",
@@ -341,32 +332,6 @@ class HireMLP(MLPBackbone):
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build a batch norm, for ``apply_norm``."""
         return nn.BatchNorm2d(dim, eps=self.norm_eps)
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields, with the roll of every block as
-                ``block_shift``.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a constant or a roll is not what this class has.
-        """
-        fields = dict(config)
-        shifts = fields.pop("block_shift", None)
-        expected = [
-            [_shift(config, stage, block) for block in range(depth)]
-            for stage, depth in enumerate(config["depths"])
-        ]
-        if shifts is not None and shifts != expected:
-            raise ValueError(
-                f"{cls.__name__} rolls its blocks by {expected}, the case has {shifts}"
-            )
-        return super().arguments_from_reference(fields, input_size)
 
     @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:

@@ -55,30 +55,6 @@ class IsotropicGridBackbone(ResampledBackbone, metaclass=ABCMeta):
         self.shift_windows = shift_windows
         super().__init__(arch, **options)
 
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; ``stage_ends`` says after how many blocks the
-                stages were recorded.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If stages end elsewhere than after each quarter of the depth,
-                or a constant is not the one this class is built on.
-        """
-        fields = {key: value for key, value in config.items() if key != "stage_ends"}
-        ends = [config["depth"] * k // 4 for k in range(1, 5)]
-        if config.get("stage_ends", ends) != ends:
-            raise ValueError(
-                f"{cls.__name__} ends its stages after {ends} blocks, the case after "
-                f"{config['stage_ends']}"
-            )
-        return super().arguments_from_reference(fields, input_size)
-
     def grid_options(self, stage: int, block: int) -> dict[str, Any]:
         """Return the arguments of the :class:`GridMixer` of one block.
 

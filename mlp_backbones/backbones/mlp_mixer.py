@@ -252,30 +252,6 @@ class MlpMixer(IsotropicGridBackbone):
             init_cfg=init_cfg,
         )
 
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; ``gated`` may be missing, and ``remainder``,
-                which follows from the source that computes so.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a constant is not the one this class is built on.
-        """
-        sources = (layout.arguments for layout in cls.checkpoint_layouts)
-        remainders = {
-            (source["gelu"], source["norm_eps"]): source["remainder"]
-            for source in sources
-        }
-        remainder = remainders.get((config["gelu"], config["norm_eps"]), "cut")
-        return super().arguments_from_reference(
-            {"gated": False, "remainder": remainder, **config}, input_size
-        )
-
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """Compute the raw map of every stage that is built, without output norms.
 

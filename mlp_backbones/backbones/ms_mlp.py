@@ -223,8 +223,6 @@ class MSMLP(MLPBackbone):
         for name in ("tiny", "small", "base")
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {"patch_size": 4}
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="MS-MLP release",
@@ -327,31 +325,6 @@ class MSMLP(MLPBackbone):
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build the layer norm of one returned map."""
         return nn.LayerNorm(dim, eps=self.norm_eps)
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields. ``shift_size`` and ``chunks`` follow from
-                others and are compared.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a field contradicts what this class makes of the others.
-        """
-        given = dict(config)
-        num_groups = given.pop("shift_size")
-        chunks = given.pop("chunks", None)
-        split = [split_channels(dim, num_groups) for dim in given["embed_dims"]]
-        if num_groups != len(given["shift_dist"]) or chunks not in (None, split):
-            raise ValueError(
-                f"{cls.__name__} splits embed_dims into {split} for shift_dist "
-                f"{given['shift_dist']}, the case has {chunks} for {num_groups} groups"
-            )
-        return super().arguments_from_reference(given, input_size)
 
 
 def _check_shift_dist(shift_dist: Sequence[int]) -> tuple[int, ...]:

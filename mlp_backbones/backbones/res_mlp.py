@@ -103,7 +103,6 @@ class ResMLP(IsotropicGridBackbone):
         "s36": f"{_RELEASE}resmlp_36_no_dist.pth",
         "b24_8": f"{_RELEASE}resmlpB_24_no_dist.pth",
     }
-    reference_constants: ClassVar[dict[str, Any]] = {"gelu": "erf"}
 
     checkpoint_layouts = (
         CheckpointLayout(
@@ -160,22 +159,6 @@ class ResMLP(IsotropicGridBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields, among which the initial scale is not.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If the case is not what this class builds.
-        """
-        fields = {"init_scale": cls.arch_settings["s12"]["init_scale"], **config}
-        return super().arguments_from_reference(fields, input_size)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks are alike."""

@@ -145,7 +145,6 @@ class S2MLP(ResampledBackbone):
         "pyramid": False,
         "out_norm": False,
     }
-    reference_names: ClassVar[dict[str, str]] = {"final_norm": "out_norm"}
 
     checkpoint_layouts = (
         CheckpointLayout(

@@ -186,7 +186,6 @@ class S2MLPv2(ResampledBackbone):
     }
 
     classifier_arguments: ClassVar[dict[str, Any]] = {"pyramid": False}
-    reference_names: ClassVar[dict[str, str]] = {"final_norm": "out_norm"}
 
     checkpoint_layouts = (
         CheckpointLayout(

@@ -278,8 +278,6 @@ class SMLPNet(MLPBackbone):
     released_weights: ClassVar[dict[str, str]] = {
         name: f"{_RELEASE}smlp_{name[0]}.pth" for name in ("small", "base")
     }
-    reference_constants: ClassVar[dict[str, Any]] = {"patch_size": 4}
-    reference_names: ClassVar[dict[str, str]] = {"train_size": "image_size"}
 
     checkpoint_layouts = (
         CheckpointLayout(
@@ -349,22 +347,6 @@ class SMLPNet(MLPBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-
-    @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields; ``token_grid`` follows from ``train_size``.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If a constant is not the one this class is built on.
-        """
-        fields = {key: value for key, value in config.items() if key != "token_grid"}
-        return super().arguments_from_reference(fields, input_size)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, stride 4."""

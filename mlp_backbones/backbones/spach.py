@@ -414,41 +414,6 @@ class SPACH(ResampledBackbone):
         return tuple(sum(count for _, count in stage) for stage in arch["net_arch"])
 
     @classmethod
-    def arguments_from_reference(
-        cls, config: Mapping[str, Any], input_size: tuple[int, int]
-    ) -> dict[str, Any]:
-        """Turn the config of a reference case into arguments of this class.
-
-        Args:
-            config: The recorded fields of a network of one stage or of four; a single
-                stage is split after each quarter of its depth.
-            input_size: Height and width of the recorded image, in pixels.
-
-        Raises:
-            ValueError: If the channel MLPs' ratios differ between stages.
-        """
-        fields = {
-            key: value
-            for key, value in config.items()
-            if key not in ("depths", "token_grid", "train_size", "mlp_ratios")
-        }
-        if len(set(config["mlp_ratios"])) > 1:
-            raise ValueError(
-                f"SPACH has one mlp_ratio, the case has {config['mlp_ratios']}"
-            )
-        fields["mlp_ratio"] = config["mlp_ratios"][0]
-        if not config["multi_stage"]:
-            fields["embed_dims"] = tuple(config["embed_dims"]) * 4
-            kinds = [kind for kind, count in config["net_arch"] for _ in range(count)]
-            ends = [len(kinds) * part // 4 for part in range(5)]
-            fields["net_arch"] = tuple(
-                tuple((kind, 1) for kind in kinds[start:end])
-                for start, end in zip(ends, ends[1:], strict=False)
-            )
-        fields["image_size"] = config["train_size"]
-        return super().arguments_from_reference(fields, input_size)
-
-    @classmethod
     def _check_arch(cls, arch: dict[str, Any]) -> None:
         super()._check_arch(arch)
         for stage in arch["net_arch"]:

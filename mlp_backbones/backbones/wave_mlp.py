@@ -238,12 +238,6 @@ class WaveMLP(MLPBackbone):
         for name, official in (("t_dw", "T_dw"), ("t", "T"), ("s", "S"), ("m", "M"))
     }
 
-    reference_constants: ClassVar[dict[str, Any]] = {
-        "stem_kernel": 7,
-        "stem_stride": 4,
-        "stem_padding": 2,
-    }
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="Wave-MLP release",

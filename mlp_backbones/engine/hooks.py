@@ -1,18 +1,25 @@
-"""Hooks: guards of a run's losses and weights; pictures on the way."""
+"""Hooks: guards of a run's losses and weights, and pictures on the way."""
 
 import math
 from collections.abc import Sequence
 from logging import Handler
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import Tensor, nn
+from torch import Tensor
 
+from mlp_backbones.checkpoints.compare import (
+    CheckpointMismatchError,
+    compare_state_dicts,
+)
+from mlp_backbones.engine.pictures import (
+    PictureFolder,
+    draw_prediction,
+    make_visualizer,
+)
 from mlp_backbones.registry import HOOKS
 
 
@@ -114,10 +121,6 @@ def _flush(handlers: Sequence[Handler]) -> None:
         handler.flush()
 
 
-class CheckpointMismatchError(ValueError):
-    """A checkpoint does not belong to the model."""
-
-
 @HOOKS.register_module()
 class StrictLoadHook(Hook):
     """Load the checkpoint of a test strictly.
@@ -150,50 +153,8 @@ class StrictLoadHook(Hook):
             if not mismatches:
                 raise
             raise CheckpointMismatchError(
-                describe_mismatches(self.checkpoint, mismatches)
+                mismatches.describe(self.checkpoint)
             ) from error
-
-
-def compare_state_dicts(model: nn.Module, checkpoint: dict) -> list[str]:
-    """Compare names and shapes of a model's weights with those of a checkpoint.
-
-    Args:
-        model: the model, which may be wrapped for distribution or for test-time
-            augmentation.
-        checkpoint: a loaded checkpoint, with or without `state_dict` around.
-
-    Returns:
-        One description for each difference, wrong shapes first.
-    """
-    inner: Any = model
-    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
-        inner = inner.module
-    loaded = checkpoint.get("state_dict", checkpoint)
-    loaded = {name.removeprefix("module."): value for name, value in loaded.items()}
-    own = {
-        name: value
-        for name, value in inner.state_dict().items()
-        if name in loaded or not name.endswith("num_batches_tracked")
-    }
-    shapes = [
-        f"{name} is {tuple(loaded[name].shape)} in the file, "
-        f"{tuple(value.shape)} in the model"
-        for name, value in own.items()
-        if name in loaded and loaded[name].shape != value.shape
-    ]
-    missing = [f"{name} is missing in the file" for name in own if name not in loaded]
-    unknown = [f"{name} is not in the model" for name in loaded if name not in own]
-    return shapes + missing + unknown
-
-
-def describe_mismatches(checkpoint: str, mismatches: Sequence[str]) -> str:
-    """Put the first mismatches, of each kind at least one, into one message."""
-    kinds = ("in the file,", "is missing", "is not in")
-    groups = [[text for text in mismatches if kind in text] for kind in kinds]
-    shown = [text for group in groups for text in group[:2]]
-    rest = len(mismatches) - len(shown)
-    message = f"checkpoint {checkpoint} does not fit this model: " + "; ".join(shown)
-    return message + (f"; and {rest} more" if rest else "")
 
 
 @HOOKS.register_module()
@@ -258,15 +219,11 @@ class PredictionPicturesHook(Hook):
         self._draw(outputs or ())
 
     def _start(self, dataset_meta: dict, folder: Path | None) -> None:
-        from mlp_backbones.analysis.pictures import PictureFolder, make_visualizer
-
         self._visualizer = make_visualizer(dataset_meta)
         self._pictures = None if folder is None else PictureFolder(folder)
         self._drawn = 0
 
     def _draw(self, samples: Sequence) -> None:
-        from mlp_backbones.analysis.pictures import draw_prediction
-
         for sample in samples:
             file = None
             if self._pictures is not None:

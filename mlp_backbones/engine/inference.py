@@ -17,10 +17,12 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 
+from mlp_backbones.building import build_model
+from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
 from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError
-from mlp_backbones.engine.hooks import compare_state_dicts, describe_mismatches
+from mlp_backbones.engine.pictures import draw_sample, make_visualizer
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -179,15 +181,11 @@ def _check_device(device: str | None) -> str:
 
 def _check_weights(config: Config, checkpoint: str) -> dict[str, Any]:
     """Refuse weights that do not fit; return what the file says of itself."""
-    from mlp_backbones.analysis.models import build_model
-
     loaded = CheckpointLoader.load_checkpoint(checkpoint, "cpu")
-    weights = loaded.get("state_dict", loaded.get("model", loaded))
-    with torch.device("meta"):
-        mismatches = compare_state_dicts(build_model(config), weights)
+    mismatches = compare_state_dicts(build_model(config, device="meta"), loaded)
     if mismatches:
-        message = describe_mismatches(checkpoint, mismatches)
-        if not any(name.startswith("backbone.") for name in weights):
+        message = mismatches.describe(checkpoint)
+        if not any(name.startswith("backbone.") for name in find_state_dict(loaded)):
             message += "; it holds no whole model, as tools/train.py writes it"
         raise UserError(message, exit_code=1)
     return loaded.get("meta", {})
@@ -313,8 +311,6 @@ def run_inference(
         UserError: On what :func:`make_inferencer` refuses, if the folder is a file,
             and if an image would be replaced by its own picture.
     """
-    from mlp_backbones.analysis.pictures import draw_sample, make_visualizer
-
     for name, value in (("score_threshold", score_threshold), ("opacity", opacity)):
         if not 0 <= value <= 1:
             raise UserError(f"{name} must lie between 0 and 1, got {value}")

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.model import BaseModel, revert_sync_batchnorm
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
@@ -21,9 +21,7 @@ from mlp_backbones.config_names import TASKS
 
 __all__ = [
     "StepReport",
-    "build_model",
     "build_optimizer",
-    "count_parameters",
     "make_batch",
     "shrink_config",
     "take_step",
@@ -80,28 +78,6 @@ def _shrink_proposals(model: ConfigDict) -> None:
         train["rcnn"]["sampler"]["num"] = 32
 
 
-def build_model(config: Config, device: str = "cpu") -> BaseModel:
-    """Build the model of a config as MMEngine's runner does without distribution.
-
-    Args:
-        config: Any detection, segmentation or classification config.
-        device: ``meta`` builds without memory, to count parameters; any other also
-            initialises the weights.
-    """
-    settings = ConfigDict(config.model.to_dict())
-    preprocessor = config.get("data_preprocessor")
-    if preprocessor is not None:
-        settings.setdefault("data_preprocessor", preprocessor)
-    with (
-        DefaultScope.overwrite_default_scope(config.default_scope),
-        torch.device(device),
-    ):
-        model = revert_sync_batchnorm(MODELS.build(settings))
-        if device != "meta":
-            model.init_weights()
-    return model
-
-
 def build_optimizer(config: Config, model: BaseModel) -> OptimWrapper:
     """Build the config's own optimizer wrapper, with its rules for single parameters.
 
@@ -111,18 +87,6 @@ def build_optimizer(config: Config, model: BaseModel) -> OptimWrapper:
     """
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return build_optim_wrapper(model, config.optim_wrapper)
-
-
-def count_parameters(config: Config) -> int:
-    """Count the parameters of a config's whole model, without allocating them.
-
-    Args:
-        config: Any detection, segmentation or classification config.
-    """
-    settings = Config(config.to_dict())
-    _drop_pretrained(settings.model)
-    model = build_model(settings, device="meta")
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def make_batch(

@@ -12,10 +12,12 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 
 from mlp_backbones.analysis.complexity import measure_complexity
-from mlp_backbones.analysis.models import TensorForward, build_model
-from mlp_backbones.analysis.pictures import PictureFolder, save_prediction_pictures
+from mlp_backbones.analysis.models import TensorForward
+from mlp_backbones.analysis.pictures import save_prediction_pictures
 from mlp_backbones.analysis.throughput import measure_throughput
-from mlp_backbones.engine.hooks import CheckpointMismatchError
+from mlp_backbones.building import build_model
+from mlp_backbones.checkpoints.compare import CheckpointMismatchError
+from mlp_backbones.engine.pictures import PictureFolder
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +114,7 @@ def test_a_foreign_checkpoint_is_refused(tiny, tmp_path):
     file = str(tmp_path / "c.pth")
     torch.save({"state_dict": build_model(tiny["segmentation"]).state_dict()}, file)
     with pytest.raises(CheckpointMismatchError, match="neck.lateral_convs.0"):
-        build_model(tiny["detection"], file)
+        build_model(tiny["detection"], checkpoint=file)
 
 
 def test_images_of_one_name_get_pictures_of_their_own(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from reference_cases import arguments_from_reference
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -44,8 +45,8 @@ def detector(
     file = tmp_path / "detector.pth"
     torch.save({"meta": {"epoch": 12}, "state_dict": weights}, file)
     return Detector(
-        arguments=ConvMLP.arguments_from_reference(
-            description["config"], tuple(description["input_size"])
+        arguments=arguments_from_reference(
+            ConvMLP, description["config"], tuple(description["input_size"])
         ),
         file=file,
         image=tensors["input"],
@@ -230,6 +231,6 @@ def test_cases_that_contradict_themselves_are_refused(change: dict) -> None:
         "ln_eps": 1e-5,
         "bn_eps": 1e-5,
     }
-    ConvMLP(**ConvMLP.arguments_from_reference(config, (64, 64)))
+    ConvMLP(**arguments_from_reference(ConvMLP, config, (64, 64)))
     with pytest.raises(ValueError, match=next(iter(change))):
-        ConvMLP.arguments_from_reference({**config, **change}, (64, 64))
+        arguments_from_reference(ConvMLP, {**config, **change}, (64, 64))

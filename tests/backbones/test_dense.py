@@ -4,10 +4,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mlp_backbones.building import build_model
 from mlp_backbones.config_names import config_dir
 from mlp_backbones.factory import families
 from mlp_backbones.testing.configs import (
-    build_model,
     build_optimizer,
     make_batch,
     shrink_config,
@@ -60,7 +60,7 @@ def smallest_arch(family: str) -> str:
 
 def check(config: Config, image_size: int) -> None:
     small = shrink_config(config, image_size)
-    model = build_model(small)
+    model = build_model(small, init=True)
     batch = make_batch(small, image_size=image_size)
     report = take_step(model, batch, build_optimizer(small, model))
     assert report.losses["loss"] > 0

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_cases import arguments_from_reference
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import DynaMixer
@@ -178,4 +179,4 @@ def test_heads_must_divide_the_channels() -> None:
 def test_the_overlapping_option_of_the_authors_code_is_refused() -> None:
     config = {**DynaMixer.mini_arch, "overlap": True}
     with pytest.raises(ValueError, match="overlap"):
-        DynaMixer.arguments_from_reference(config, (48, 48))
+        arguments_from_reference(DynaMixer, config, (48, 48))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from reference_cases import arguments_from_reference
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -162,8 +163,8 @@ def test_wrong_values_are_named(
 
 def test_a_case_that_contradicts_itself_is_refused() -> None:
     config = {**ARCH, "hidden_dim": 10, "gelu": "erf"}
-    assert GMLP.arguments_from_reference(config, (16, 24))["arch"] == ARCH
+    assert arguments_from_reference(GMLP, config, (16, 24))["arch"] == ARCH
     with pytest.raises(ValueError, match="hidden_dim 10.*12"):
-        GMLP.arguments_from_reference({**config, "hidden_dim": 12}, (16, 24))
+        arguments_from_reference(GMLP, {**config, "hidden_dim": 12}, (16, 24))
     with pytest.raises(ValueError, match="'erf'.*'tanh'"):
-        GMLP.arguments_from_reference({**config, "gelu": "tanh"}, (16, 24))
+        arguments_from_reference(GMLP, {**config, "gelu": "tanh"}, (16, 24))

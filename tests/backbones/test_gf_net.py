@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -12,7 +13,6 @@ from mlp_backbones import get_model
 from mlp_backbones.backbones import GFNet
 from mlp_backbones.backbones.gf_net import FilterBlock, GlobalFilter, resize_filter
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
-from mlp_backbones.testing import load_reference_case
 
 # billions of multiply-adds at 224 of the fact sheet, transforms not counted
 GMACS = {
@@ -239,8 +239,8 @@ def test_cases_may_end_stages_anywhere() -> None:
         "layer_scale": False,
     }
     for ends, depths in ((None, (1, 2, 1, 2)), ([2, 3, 5, 6], (2, 1, 2, 1))):
-        arguments = GFNet.arguments_from_reference(
-            {**config, "stage_ends": ends}, (40, 40)
+        arguments = arguments_from_reference(
+            GFNet, {**config, "stage_ends": ends}, (40, 40)
         )
         backbone = GFNet(**arguments)
         assert backbone.depths == depths

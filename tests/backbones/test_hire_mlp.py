@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from reference_cases import arguments_from_reference
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -225,11 +226,11 @@ def test_weights_of_the_authors_segmentors(reference_dir: Path, tmp_path: Path) 
 def test_a_case_with_other_rolls_is_refused() -> None:
     config = {**ARCH, "block_shift": [[0, 2], [0], [0, 1, 1], [0, 1]]}
     with pytest.raises(ValueError, match=r"\[0, 1, 1\]"):
-        HireMLP.arguments_from_reference(config, (64, 64))
+        arguments_from_reference(HireMLP, config, (64, 64))
     config["block_shift"][2] = [0, 1, 2]
-    assert HireMLP.arguments_from_reference(config, (64, 64)) == {"arch": ARCH}
+    assert arguments_from_reference(HireMLP, config, (64, 64)) == {"arch": ARCH}
     with pytest.raises(ValueError, match="cross_region_pad"):
-        HireMLP.arguments_from_reference({**config, "cross_region_pad": "0"}, (64, 64))
+        arguments_from_reference(HireMLP, {**config, "cross_region_pad": "0"}, (64, 64))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.analysis import get_model_complexity_info
+from reference_cases import arguments_from_reference
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -152,7 +153,7 @@ def test_a_case_is_computed_as_its_source_does(
     gelu: str, norm_eps: float, remainder: str
 ) -> None:
     config = {**ARCH, "gelu": gelu, "norm_eps": norm_eps}
-    arguments = MlpMixer.arguments_from_reference(config, (45, 59))
+    arguments = arguments_from_reference(MlpMixer, config, (45, 59))
     backbone = MlpMixer(pyramid=False, **arguments)
     assert backbone.remainder == remainder
     assert backbone.grid_size == ((5, 7) if remainder == "cut" else (6, 8))
@@ -342,12 +343,12 @@ def test_wrong_values_are_named(
 
 def test_cases_with_other_stages_are_refused() -> None:
     config = {**ARCH, "stage_ends": [1, 2, 3, 5], "gelu": "erf", "norm_eps": 1e-6}
-    arguments = MlpMixer.arguments_from_reference(config, (40, 48))
+    arguments = arguments_from_reference(MlpMixer, config, (40, 48))
     assert arguments["image_size"] == (40, 48)
     assert arguments["arch"] == ARCH
     with pytest.raises(ValueError, match=r"\[1, 2, 3, 5\]"):
-        MlpMixer.arguments_from_reference(
-            {**config, "stage_ends": [2, 3, 4, 5]}, (8, 8)
+        arguments_from_reference(
+            MlpMixer, {**config, "stage_ends": [2, 3, 4, 5]}, (8, 8)
         )
 
 

@@ -6,6 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from reference_cases import (
+    ReferenceCase,
+    arguments_from_reference,
+    find_family,
+    find_reference_folder,
+    load_reference_case,
+)
 from safetensors.torch import load_file
 
 from mlp_backbones import get_model, list_models
@@ -13,27 +20,25 @@ from mlp_backbones.backbones import ResampledBackbone
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.factory import families
 from mlp_backbones.ops import forms
-from mlp_backbones.testing import (
-    ReferenceCase,
-    find_reference_dir,
-    load_reference_case,
-)
 
-_FOLDER = find_reference_dir() or Path("reference cases are not here")
-CASES = sorted(
-    file for family in families() for file in (_FOLDER / family).glob("*.safetensors")
-)
+CASES = [
+    file
+    for family in sorted(families())
+    for file in sorted(find_reference_folder(family).glob("*.safetensors"))
+]
 
 
 def test_reference_cases_are_here_for_every_family(reference_dir: Path) -> None:
     for family in families():
-        assert any(case.parent.name == family for case in CASES), family
+        assert any(find_family(case.parent.name).family == family for case in CASES), (
+            family
+        )
 
 
 def _in_every_grid_mode() -> list:
     cases = []
     for file in CASES:
-        modes = families()[file.parent.name].grid_modes or (None,)
+        modes = find_family(file.parent.name).grid_modes or (None,)
         if "_resize_" in file.stem:  # official weights on another grid than their own
             modes = ("interpolate",)
         cases += [
@@ -100,7 +105,7 @@ def test_cases_can_fail(file: Path) -> None:
     [  # the others resample their patches for a pyramid and have a test for it
         file
         for file in CASES
-        if not issubclass(families()[file.parent.name], ResampledBackbone)
+        if not issubclass(find_family(file.parent.name), ResampledBackbone)
     ],
     ids=lambda f: f"{f.parent.name}-{f.stem}",
 )
@@ -108,9 +113,9 @@ def test_classifiers_load_into_the_pyramid(
     file: Path, source: str, tmp_path: Path
 ) -> None:
     case = load_reference_case(file)
-    cls = families()[file.parent.name]
-    arguments = cls.arguments_from_reference(
-        case.description["config"], tuple(case.description["input_size"])
+    cls = find_family(file.parent.name)
+    arguments = arguments_from_reference(
+        cls, case.description["config"], tuple(case.description["input_size"])
     )
     pyramid = cls(**arguments).eval()
     if source == "official":
@@ -128,9 +133,9 @@ def test_classifiers_load_into_the_pyramid(
         assert difference <= case.tolerance, f"stage {index} is off by {difference}"
 
 
-def _official_variants(family: str, reference_dir: Path) -> dict[str, int]:
+def _official_variants(family: str) -> dict[str, int]:
     """Return parameter counts with 1000 classes by the official name."""
-    folder = reference_dir / family
+    folder = find_reference_folder(family)
     files = [folder / name for name in ("official_variants.json", "variants.json")]
     variants = json.loads(next(f for f in files if f.is_file()).read_text())
     return {name: facts["params"] for name, facts in variants.items()}
@@ -138,7 +143,7 @@ def _official_variants(family: str, reference_dir: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("family", sorted(families()))
 def test_official_parameter_counts(family: str, reference_dir: Path) -> None:
-    official = _official_variants(family, reference_dir)
+    official = _official_variants(family)
     assert official
     for name, params in official.items():
         with torch.device("meta"):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference_cases import load_reference_case
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import SMLPNet
 from mlp_backbones.backbones.s_mlp_net import SparseMixer, _fuse_one_by_one
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.testing import load_reference_case
 
 ARCH = {
     "embed_dims": (8, 12, 16, 20),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from reference_cases import arguments_from_reference
 from torch import Tensor, nn
 
 from mlp_backbones import get_model
@@ -196,7 +197,7 @@ def test_single_stages_are_tapped_after_quarters(
         "train_size": 48,
         "token_grid": [6],
     }
-    arguments = SPACH.arguments_from_reference(config, (48, 48))
+    arguments = arguments_from_reference(SPACH, config, (48, 48))
     backbone = SPACH(**arguments, pyramid=False)
     assert backbone.depths == depths
     maps = backbone(torch.randn(1, 3, 48, 40))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from mlp_backbones.backbones.wave_mlp import (
     WaveMix,
 )
 from mlp_backbones.checkpoints import load_pretrained
-from mlp_backbones.testing import load_reference_case
 
 ARCH = {**WaveMLP.mini_arch, "embed_dims": (8, 12, 16, 20)}
 KINDS = list(
@@ -231,8 +231,8 @@ def test_files_of_the_dense_mode_load_with_their_norms(
     norms = {k: v for k, v in weights.items() if k.startswith("norm.")}
     dense = {k: v for k, v in weights.items() if k not in norms and "head" not in k}
     description = json.loads((reference_dir / "wave_mlp" / f"{case}.json").read_text())
-    arguments = WaveMLP.arguments_from_reference(
-        description["config"], tuple(description["input_size"])
+    arguments = arguments_from_reference(
+        WaveMLP, description["config"], tuple(description["input_size"])
     )
     for index, dim in enumerate(description["config"]["embed_dims"]):
         for key, value in norms.items():

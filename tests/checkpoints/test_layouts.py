@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import load_checkpoint, save_checkpoint
+from reference_cases import load_reference_case
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import GMLP, MlpMixer
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
 from mlp_backbones.factory import Classifier
-from mlp_backbones.testing import load_reference_case
 
 LAYOUTS = {
     "timm_square": ("erf", 1e-6),

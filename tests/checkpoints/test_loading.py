@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from reference_cases import load_reference_case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from mlp_backbones.backbones import CycleMLP
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
 from mlp_backbones.factory import Classifier
 from mlp_backbones.registry import MODELS
-from mlp_backbones.testing import load_reference_case
 
 CASE = "cycle_mlp/b_like_square"
 

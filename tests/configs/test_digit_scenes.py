@@ -10,13 +10,14 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import nn
 
+from mlp_backbones.building import build_model
 from mlp_backbones.config_names import config_dir, parse_config_name
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
 from mlp_backbones.engine.config import read_config
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.factory import families
 from mlp_backbones.registry import MODELS
-from mlp_backbones.testing.configs import build_model, shrink_config
+from mlp_backbones.testing.configs import shrink_config
 
 CONFIG_DIR = config_dir()
 
@@ -134,7 +135,7 @@ def test_branches_are_heard_at_the_start(family, head):
     is_silent = min(_changes(own)) < SILENT
     assert ("init_cfg" in config.model) == (is_silent and plain and not scaled)
     if "init_cfg" in config.model:
-        given = build_model(shrink_config(config)).backbone
+        given = build_model(shrink_config(config), init=True).backbone
         assert min(_changes(given)) > HEARD
 
 

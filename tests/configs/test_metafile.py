@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dev.zoo.checking import check_family, check_model_index
+from dev.zoo.naming import sort_key
 from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
 from mlp_backbones.factory import get_family
-from mlp_backbones.zoo.checking import check_family, check_model_index
-from mlp_backbones.zoo.naming import sort_key
 
 CONFIG_DIR = config_dir()
 

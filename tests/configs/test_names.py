@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from dev.zoo.naming import find_name_faults, schedule_length
 from mlp_backbones.config_names import config_dir, parse_config_name
-from mlp_backbones.zoo.naming import find_name_faults, schedule_length
 
 
 @pytest.fixture

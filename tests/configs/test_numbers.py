@@ -3,8 +3,8 @@
 import pytest
 from mmengine.config import Config
 
+from mlp_backbones.building import count_parameters
 from mlp_backbones.config_names import config_dir
-from mlp_backbones.testing.configs import count_parameters
 
 CONFIG_DIR = config_dir()
 

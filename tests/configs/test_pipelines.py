@@ -10,9 +10,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 
+from mlp_backbones.building import build_model
 from mlp_backbones.config_names import TASKS, config_dir
 from mlp_backbones.datasets.digit_scenes import METAINFO, SEG_METAINFO
-from mlp_backbones.testing.configs import build_model, shrink_config
+from mlp_backbones.testing.configs import shrink_config
 
 CONFIG_DIR = config_dir()
 
@@ -138,7 +139,7 @@ def test_augmented_predictions_are_merged(pipeline_path, config, files):
     task = TASKS[config.default_scope]
     with DefaultScope.overwrite_default_scope(config.default_scope):
         data = pseudo_collate([Compose(config.tta_pipeline)(_results(files, config))])
-        settings = {**config.tta_model, "module": build_model(small)}
+        settings = {**config.tta_model, "module": build_model(small, init=True)}
         model = MODELS.build(settings).eval()
     with torch.no_grad():
         (sample,) = model.test_step(data)

@@ -7,10 +7,11 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
+from mlp_backbones.building import build_model
 from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
 from mlp_backbones.factory import families
 from mlp_backbones.layers import Affine
-from mlp_backbones.testing.configs import build_model, build_optimizer, shrink_config
+from mlp_backbones.testing.configs import build_optimizer, shrink_config
 
 CONFIG_DIR = config_dir()
 DOCUMENT = CONFIG_DIR.parent / "docs" / "recipes.md"

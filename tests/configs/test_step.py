@@ -6,9 +6,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mlp_backbones.building import build_model
 from mlp_backbones.config_names import TASKS, config_dir
 from mlp_backbones.testing.configs import (
-    build_model,
     build_optimizer,
     make_batch,
     shrink_config,
@@ -79,7 +79,7 @@ def _check_decay(wrapper, model, settings):
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 def test_one_step_and_one_prediction(heavy_path, config):
     small = shrink_config(config, IMAGE_SIZE)
-    model = build_model(small)
+    model = build_model(small, init=True)
     optimizer = build_optimizer(small, model)
     _check_parameter_groups(optimizer, model)
     _check_decay(optimizer, model, small.optim_wrapper)
@@ -108,7 +108,7 @@ def test_an_output_norm_that_no_head_reads_is_found():
     small = shrink_config(config)
     small.model.backbone.out_indices = (0, 1, 2, 3)
     small.model.neck.update(in_channels=[64, 128, 320, 512], start_level=1)
-    model = build_model(small)
+    model = build_model(small, init=True)
     report = take_step(model, make_batch(small), build_optimizer(small, model))
     assert report.without_gradient == [
         "backbone.out_norms.0.weight",

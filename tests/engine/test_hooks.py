@@ -1,71 +1,14 @@
-import re
-
 import pytest
 import torch
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
-from torch import nn
+from toy_runs import FIRST_BAD, Toy, run
 
+from mlp_backbones.checkpoints.compare import CheckpointMismatchError
 from mlp_backbones.engine.hooks import (
     CheckLossHook,
-    CheckpointMismatchError,
     InvalidLossError,
     StrictLoadHook,
-    compare_state_dicts,
 )
-
-FIRST_BAD = 4
-
-
-class Toy(BaseModel):
-    """Two losses; the second is `bad` from iteration FIRST_BAD on."""
-
-    def __init__(self, bad=float("nan"), width=2):
-        super().__init__()
-        self.layer = nn.Linear(2, width)
-        self.bad = bad
-        self.calls = 0
-
-    def forward(self, inputs, data_samples=None, mode="tensor"):
-        if mode != "loss":
-            return [BaseDataElement() for _ in range(len(inputs))]
-        self.calls += 1
-        loss = self.layer(torch.stack(list(inputs))).square().mean()
-        second = self.bad if self.calls >= FIRST_BAD else 0.5
-        return {"loss_a": loss, "loss_b": loss * 0 + second}
-
-
-def run(tmp_path, model, hook, max_iters=6, save_every=2):
-    loader = {
-        "dataset": [{"inputs": torch.ones(2)}] * 4,
-        "batch_size": 2,
-        "sampler": {"type": "InfiniteSampler"},
-    }
-    runner = Runner(
-        model,
-        str(tmp_path),
-        train_dataloader=loader,
-        train_cfg={"by_epoch": False, "max_iters": max_iters},
-        optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.125}},
-        default_hooks={
-            "checkpoint": {
-                "type": "CheckpointHook",
-                "interval": save_every,
-                "by_epoch": False,
-            },
-            "logger": {"type": "LoggerHook", "interval": 1},
-        },
-        custom_hooks=[hook],
-        log_processor={"by_epoch": False, "window_size": 1},
-        visualizer={
-            "type": "Visualizer",
-            "vis_backends": [{"type": "LocalVisBackend"}],
-        },
-        experiment_name=re.sub(r"\W", "_", str(tmp_path)),
-    )
-    runner.train()
-    return runner
 
 
 @pytest.mark.parametrize("interval", [1, 2, 100])
@@ -100,23 +43,6 @@ def test_good_losses_run_to_the_end(tmp_path):
 def test_the_interval_is_checked(interval):
     with pytest.raises(ValueError, match=str(interval)):
         CheckLossHook(interval)
-
-
-def test_state_dicts_are_compared_in_both_directions():
-    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    assert compare_state_dicts(model, {"state_dict": state}) == []
-    assert (
-        compare_state_dicts(model, {f"module.{k}": v for k, v in state.items()}) == []
-    )
-    state["0.weight"] = torch.zeros(3, 4)
-    del state["0.bias"], state["1.num_batches_tracked"]
-    state["head.weight"] = torch.zeros(1)
-    assert compare_state_dicts(model, state) == [
-        "0.weight is (3, 4) in the file, (3, 2) in the model",
-        "0.bias is missing in the file",
-        "head.weight is not in the model",
-    ]
 
 
 class FakeRunner:

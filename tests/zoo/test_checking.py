@@ -11,8 +11,8 @@ from small_zoo import (
     UPERNET,
 )
 
+from dev.zoo.checking import check_model_index, check_zoo
 from mlp_backbones.config_names import config_dir
-from mlp_backbones.zoo.checking import check_model_index, check_zoo
 
 
 @pytest.mark.slow

@@ -3,8 +3,7 @@
 import pytest
 from small_zoo import CLASSIFIER, MASK_RCNN, README, RETINANET, UPERNET
 
-from mlp_backbones.config_names import config_dir
-from mlp_backbones.zoo.tables import (
+from dev.zoo.tables import (
     TableError,
     find_stale_pages,
     make_pages,
@@ -13,10 +12,11 @@ from mlp_backbones.zoo.tables import (
     select_rows,
     write_pages,
 )
+from mlp_backbones.config_names import config_dir
 
 
 def test_the_pages_of_this_repository_are_up_to_date():
-    """If not: python tools/misc/make_model_zoo.py."""
+    """If not: python dev/make_model_zoo.py."""
     pages = make_pages(config_dir())
     assert len(pages) == len(list(config_dir().glob("*/metafile.yml"))) + 1
     assert find_stale_pages(pages) == []

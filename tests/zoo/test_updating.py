@@ -4,18 +4,18 @@ import pytest
 import yaml
 from small_zoo import CLASSIFIER, MASK_RCNN, NAMES, RETINANET, SECOND_CLASSIFIER
 
-from mlp_backbones.config_names import config_dir
-from mlp_backbones.zoo.metafile import (
+from dev.zoo.metafile import (
     MetafileError,
     format_metafile,
     parse_metafile,
     read_metafile,
 )
-from mlp_backbones.zoo.updating import (
+from dev.zoo.updating import (
     find_families,
     update_metafile,
     update_model_index,
 )
+from mlp_backbones.config_names import config_dir
 
 METAFILES = sorted(config_dir().glob("*/metafile.yml"))
 

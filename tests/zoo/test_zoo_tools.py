@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def run(tool, zoo, *options):
     """Run a tool on a small zoo; return exit code, stdout and lines of stderr."""
-    command = [sys.executable, REPOSITORY / "tools" / "misc" / f"{tool}.py"]
+    command = [sys.executable, REPOSITORY / "dev" / f"{tool}.py"]
     path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [*command, "--configs", zoo.config_dir, *options],

@@ -48,8 +48,9 @@ def main() -> int:
     def work() -> None:
         import torch
 
-        from mlp_backbones.analysis.models import TensorForward, build_model
+        from mlp_backbones.analysis.models import TensorForward
         from mlp_backbones.analysis.throughput import measure_throughput
+        from mlp_backbones.building import build_model
         from mlp_backbones.engine.config import read_config
 
         if len(args.shape) > 2:

@@ -5,10 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mlp_backbones.config_names import ConfigName, parse_config_name
-from mlp_backbones.factory import get_family
-from mlp_backbones.zoo.metafile import Metafile, Model, Result, read_metafile
-from mlp_backbones.zoo.naming import (
+from dev.zoo.metafile import Metafile, Model, Result, read_metafile
+from dev.zoo.naming import (
     DURATION,
     HEADS,
     METRICS,
@@ -16,6 +14,8 @@ from mlp_backbones.zoo.naming import (
     sort_key,
     spell_size,
 )
+from mlp_backbones.config_names import ConfigName, parse_config_name
+from mlp_backbones.factory import get_family
 
 __all__ = [
     "Row",
@@ -30,7 +30,7 @@ __all__ = [
     "write_pages",
 ]
 
-COMMAND = "python tools/misc/make_model_zoo.py"
+COMMAND = "python dev/make_model_zoo.py"
 _TABLE = re.compile(
     r"^<!-- table: (?P<key>[^\n]*?) -->\n(?P<body>((?!<!-- table:).)*?)"
     r"^<!-- /table -->$",
@@ -329,7 +329,7 @@ def fill_readme(text: str, rows: Sequence[Row], name: str = "README.md") -> str:
 _INTRODUCTION = """\
 # Model zoo
 
-<!-- Made by tools/misc/make_model_zoo.py from configs/*/metafile.yml: do not edit. -->
+<!-- Made by dev/make_model_zoo.py from configs/*/metafile.yml: do not edit. -->
 
 Every family on every task, one config each. Columns marked (paper) hold the numbers of
 the papers and of the authors' repositories: nobody here has run these trainings. Those
@@ -425,9 +425,7 @@ def make_pages(config_dir: Path) -> dict[Path, str]:
         metafile = read_metafile(path)
         rows = _make_rows(path.parent, metafile, _title_of(text, readme))
         if not rows:
-            problems.append(
-                f"{path}: Models is empty: run tools/misc/update_metafiles.py"
-            )
+            problems.append(f"{path}: Models is empty: run dev/update_metafiles.py")
             continue
         families.append((metafile, rows))
         try:

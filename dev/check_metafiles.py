@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
@@ -31,9 +33,9 @@ def main() -> int:
     problems: list[str] = []
 
     def work() -> None:
+        from dev.zoo.checking import check_family, check_zoo
+        from dev.zoo.updating import find_families
         from mlp_backbones.config_names import config_dir
-        from mlp_backbones.zoo.checking import check_family, check_zoo
-        from mlp_backbones.zoo.updating import find_families
 
         logging.disable(logging.INFO)  # what MMEngine tells of each model
         configs = args.configs or config_dir()

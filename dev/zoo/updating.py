@@ -6,16 +6,16 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mlp_backbones.config_names import find_configs
-from mlp_backbones.factory import get_family
-from mlp_backbones.zoo.counting import count_flops, has_flops, read_facts
-from mlp_backbones.zoo.metafile import (
+from dev.zoo.counting import count_flops, has_flops, read_facts
+from dev.zoo.metafile import (
     Metafile,
     Model,
     format_metafile,
     read_metafile,
 )
-from mlp_backbones.zoo.naming import sort_key, spell_size
+from dev.zoo.naming import sort_key, spell_size
+from mlp_backbones.config_names import find_configs
+from mlp_backbones.factory import get_family
 
 __all__ = ["Update", "find_families", "update_metafile", "update_model_index"]
 

@@ -10,16 +10,14 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from mlp_backbones.config_names import ConfigName, parse_config_name
-from mlp_backbones.factory import get_family
-from mlp_backbones.zoo.counting import (
+from dev.zoo.counting import (
     count_flops,
     has_flops,
     images_per_step,
     read_facts,
 )
-from mlp_backbones.zoo.metafile import Metafile, MetafileError, Model, read_metafile
-from mlp_backbones.zoo.naming import (
+from dev.zoo.metafile import Metafile, MetafileError, Model, read_metafile
+from dev.zoo.naming import (
     DURATION,
     HEADS,
     METRICS,
@@ -27,6 +25,8 @@ from mlp_backbones.zoo.naming import (
     find_name_faults,
     spell_size,
 )
+from mlp_backbones.config_names import ConfigName, parse_config_name
+from mlp_backbones.factory import get_family
 
 __all__ = ["check_family", "check_model_index", "check_zoo"]
 
@@ -185,7 +185,7 @@ def _check_files(folder: Path, metafile: Metafile) -> Iterator[str]:
             )
     for path in sorted(folder.glob("*.py")):
         if path.stem not in names:
-            yield f"{path.name} has no entry: run tools/misc/update_metafiles.py"
+            yield f"{path.name} has no entry: run dev/update_metafiles.py"
 
 
 def _check_model(

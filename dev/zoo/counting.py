@@ -5,10 +5,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from dev.zoo.naming import TRAINING_DATA
 from mlp_backbones.analysis.complexity import measure_complexity
+from mlp_backbones.building import count_parameters
 from mlp_backbones.config_names import parse_config_name
-from mlp_backbones.testing.configs import count_parameters
-from mlp_backbones.zoo.naming import TRAINING_DATA
 
 __all__ = ["Facts", "count_flops", "has_flops", "images_per_step", "read_facts"]
 

@@ -5,6 +5,8 @@ import logging
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
@@ -38,12 +40,12 @@ def main() -> int:
     args = parse_args()
 
     def work() -> None:
-        from mlp_backbones.config_names import config_dir
-        from mlp_backbones.zoo.updating import (
+        from dev.zoo.updating import (
             find_families,
             update_metafile,
             update_model_index,
         )
+        from mlp_backbones.config_names import config_dir
 
         logging.disable(logging.INFO)  # what MMEngine tells of each model
         configs = args.configs or config_dir()

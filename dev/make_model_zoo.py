@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
@@ -29,14 +31,14 @@ def main() -> int:
     problems: list[str] = []
 
     def work() -> None:
-        from mlp_backbones.config_names import config_dir
-        from mlp_backbones.zoo.metafile import MetafileError
-        from mlp_backbones.zoo.tables import (
+        from dev.zoo.metafile import MetafileError
+        from dev.zoo.tables import (
             TableError,
             find_stale_pages,
             make_pages,
             write_pages,
         )
+        from mlp_backbones.config_names import config_dir
 
         try:
             pages = make_pages(args.configs or config_dir())

@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from reference_cases import find_data_dir, find_family, load_reference_case
 
-from mlp_backbones.testing import find_data_dir, load_reference_case
+from mlp_backbones.factory import families
 
 
 def test_either_file_names_the_case(reference_dir: Path) -> None:
@@ -41,3 +42,18 @@ def test_a_named_folder_wins(monkeypatch, tmp_path: Path) -> None:
     assert find_data_dir() == tmp_path
     monkeypatch.setenv("MLP_BACKBONES_DATA", str(tmp_path / "missing"))
     assert find_data_dir() is None
+
+
+def test_underscores_of_a_family_do_not_count(
+    reference_dir: Path, tmp_path: Path
+) -> None:
+    for family, cls in families().items():
+        assert find_family(family) is cls
+        assert find_family(family.replace("_", "")) is cls
+    source = next((reference_dir / "gf_net").glob("*.safetensors"))
+    described = json.loads(source.with_suffix(".json").read_text())
+    shutil.copy(source.with_suffix(".safetensors"), tmp_path / "case.safetensors")
+    for family in ("gf_net", "gfnet"):
+        (tmp_path / "case.json").write_text(json.dumps({**described, "family": family}))
+        case = load_reference_case(tmp_path / "case.json")
+        assert type(case.model.backbone).__name__ == "GFNet"

@@ -1,0 +1,1 @@
+"""What maintains this repository; it is not installed."""
