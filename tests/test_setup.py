@@ -326,7 +326,7 @@ def test_finished_setup_is_not_repeated(checkout):
     assert is_done()
     process = run_make("-n", "demo", folder=checkout, PYTHON=sys.executable)
     assert process.stdout.count("setup_env.py") == 0
-    assert "tools/misc/run_demo.py" in process.stdout
+    assert "tools/train.py" in process.stdout
     os.utime(checkout / "setup.py", (3e9, 3e9))
     assert not is_done()
     os.utime(checkout / "setup.py", (1e9, 1e9))

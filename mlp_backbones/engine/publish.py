@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.checkpoints.read import read_file
-from mlp_backbones.engine.cli import UserError, one_line
-from mlp_backbones.engine.launch import check_checkpoint
+from mlp_backbones.engine.config import check_checkpoint
+from mlp_backbones.engine.errors import UserError, one_line
 
 # What of a run's notes is of use to others; the rest says when and under which name
 # it was started.

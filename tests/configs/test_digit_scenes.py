@@ -13,8 +13,8 @@ from torch import nn
 from mlp_backbones.building import build_model
 from mlp_backbones.config_names import config_dir, parse_config_name
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
-from mlp_backbones.engine.cli import UserError
-from mlp_backbones.engine.launch import read_config
+from mlp_backbones.engine.config import read_config
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.factory import families
 from mlp_backbones.layers import LayerScale
 from mlp_backbones.registry import MODELS
