@@ -17,11 +17,10 @@ MIM_FILES = (
     "tools/**/*.py",
     "tools/**/*.sh",
 )
-# These keep a checkout: its virtual environment, its metafiles and pages.
+# These keep a checkout: its metafiles and pages.
 NOT_FOR_MIM = (
     "tools/misc/check_metafiles.py",
     "tools/misc/make_model_zoo.py",
-    "tools/misc/setup_env.py",
     "tools/misc/update_metafiles.py",
 )
 
@@ -91,9 +90,10 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=find_packages(include=["mlp_backbones", "mlp_backbones.*"]),
     package_data={"mlp_backbones": ["py.typed"]},
     cmdclass={"bdist_wheel": WheelForMim, "build_py": BuildWithMim},
@@ -102,21 +102,27 @@ setup(
     # names, and requiring one would break an environment that holds the other.
     install_requires=["numpy", "safetensors", "torch>=2.1"],
     extras_require={
+        # The extra of a stack is all that training on the digit scenes by mim needs.
         "onedl": [
+            *DEMO,
             "onedl-mmengine>=0.10.12",
             "onedl-mmcv>=2.3.6",
             "onedl-mmdetection>=3.5.1",
             "onedl-mmsegmentation>=1.4.2",
             "onedl-mmpretrain>=1.3.6",
+            "onedl-mim>=0.5.1",
             "pycocotools",
             "torchvision",
         ],
         "upstream": [
+            *DEMO,
             "mmengine>=0.10.7",
-            "mmcv>=2.0.0,<2.2.0",
+            # mmcv's files without its operators, which need compiling
+            "mmcv-lite>=2.0.0,<2.2.0",
             "mmdet>=3.3.0",
             "mmsegmentation>=1.2.2",
             "mmpretrain>=1.2.0",
+            "openmim",
             "ftfy",
             "numpy<2",
             "pycocotools",
