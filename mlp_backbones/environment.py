@@ -14,9 +14,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
-SUPPORTED_PYTHON = ((3, 10), (3, 13))
 # Import name -> distributions of the main stack ("onedl-...") and of the upstream one.
 STACKED: dict[str, tuple[str, ...]] = {
     "mmengine": ("onedl-mmengine", "mmengine", "mmengine-lite"),
@@ -53,6 +51,7 @@ import importlib, json, sys, warnings
 from importlib.machinery import PathFinder
 warnings.simplefilter("ignore")
 sys.path.append(sys.argv[1])
+BOXES = [[0., 0., 9., 9.], [1., 1., 9., 9.], [2., 9., 3., 10.]]
 
 def probe(name):
     if name == "operators":
@@ -65,8 +64,7 @@ def probe(name):
         box = torch.tensor([[0., 1., 1., 5., 5.]])
         mean = float(roi_align(ramp, box, (1, 1), 1.0, 2, "avg", True))
         assert abs(mean - 2.5) < 1e-5, f"RoIAlign gave {mean} instead of 2.5"
-        boxes = torch.tensor([[0., 0., 9., 9.], [1., 1., 9., 9.], [2., 9., 3., 10.]])
-        kept = nms(boxes, torch.tensor([.9, .8, .7]), 0.5)[1].tolist()
+        kept = nms(torch.tensor(BOXES), torch.tensor([.9, .8, .7]), 0.5)[1].tolist()
         assert kept == [0, 2], f"NMS kept {kept} instead of [0, 2]"
         return "mmcv's own, compiled" if compiled else "torchvision's"
     if name in ("mmdet", "mmseg", "mmpretrain"):
@@ -86,27 +84,12 @@ for name in sys.argv[2:]:
 """
 
 
-class Problem(NamedTuple):
-    """What is installed and broken: which need, in one line, and what mends it."""
-
-    need: str
-    summary: str
-    command: str
-
-
 def run_probes(
     names: Sequence[str], timeout: float = 300
 ) -> dict[str, tuple[bool, str]]:
-    """Try imports in another process of this Python.
+    """Return whether each import works in another process, and what it said.
 
     After one that ended the process (a segmentation fault), the rest runs in a new one.
-
-    Args:
-        names: What to try, in this order.
-        timeout: Seconds after which the process counts as hanging.
-
-    Returns:
-        Whether each works, and what it said.
     """
     outcomes: dict[str, tuple[bool, str]] = {}
     root = str(Path(__file__).resolve().parents[1])
@@ -140,12 +123,8 @@ class Environment:
         main = [name for name in stacked if name.startswith("onedl-")]
         self.stack = "main" if main or not stacked else "upstream"
         self.notes: dict[str, str] = {}
-        self.problems: list[Problem] = []
-        lowest, highest = SUPPORTED_PYTHON
-        if not lowest <= sys.version_info[:2] <= highest:
-            summary = "Python {}.{} is not supported".format(*sys.version_info)
-            summary += f", 3.{lowest[1]} to 3.{highest[1]} are"
-            self._add("python", summary, "PYTHON=python3.11 make setup")
+        # The need, what is wrong with it in one line, and the command that mends it.
+        self.problems: list[tuple[str, str, str]] = []
         self._find_mixture(main, [name for name in stacked if name not in main])
         self._find_half_installed()
         self._find_wrong_versions()
@@ -159,7 +138,7 @@ class Environment:
 
     def missing(self, task: str) -> list[str]:
         """Return what no distribution here brings along for a task."""
-        known = {"operators", *(problem.need for problem in self.problems)}
+        known = {"operators", *(need for need, _, _ in self.problems)}
         return [n for n in TASKS[task] if n not in known and not self.installed(n)]
 
     def label(self, *names: str) -> str:
@@ -170,9 +149,7 @@ class Environment:
         """Return a pip command for this Python, with a checkout's pinned versions."""
         name = {"main": "constraints.txt", "upstream": "constraints-upstream.txt"}
         file = Path(__file__).resolve().parents[1] / name[self.stack]
-        pins = (
-            ["-c", str(file)] if file.is_file() and "uninstall" not in arguments else []
-        )
+        pins = ["-c", str(file)] if file.is_file() and arguments[0] == "install" else []
         return shlex.join([sys.executable, "-m", "pip", *arguments, *pins])
 
     def install_command(self, *needs: str, without: Sequence[str] = ()) -> str:
@@ -183,29 +160,27 @@ class Environment:
         is_checkout = (root / "setup.py").is_file()
         target = f"{root if is_checkout else 'mlp_backbones'}[{','.join(extras)}]"
         command = self.pip("install", *["-e"] * is_checkout, target)
-        removal = self.pip("uninstall", "-y", *without)
-        return f"{removal} && {command}" if without else command
+        removal = [self.pip("uninstall", "-y", *without)] if without else []
+        return " && ".join([*removal, command])
 
     def _add(self, need: str, summary: str, command: str) -> None:
-        self.problems.append(Problem(need, summary, command))
+        self.problems.append((need, summary, command))
 
     def _reinstall(self, *names: str) -> str:
         return self.pip("install", "--force-reinstall", "--no-deps", *names)
 
     def _find_mixture(self, main: list[str], upstream: list[str]) -> None:
         """Find distributions that own the same files: whichever came last is in use."""
-        rivals = [self.installed(need) for need in STACKED]
-        rivals = [names for names in rivals if len(names) > 1]
+        summary = "both OpenMMLab stacks are installed, which own the same files: "
+        summary += f"{', '.join(main)} and {', '.join(upstream)}"
+        for need in STACKED:
+            if len(self.installed(need)) > 1 and not (main and upstream):
+                summary = f"{' and '.join(self.installed(need))} own the same files"
+                main = main or upstream
         if main and upstream:
-            summary = "both OpenMMLab stacks are installed, which own the same files: "
-            summary += f"{', '.join(main)} and {', '.join(upstream)}"
-        elif rivals:
-            summary = f"{' and '.join(rivals[0])} own the same files"
-        else:
-            return
-        # Removing one takes files of the other along, hence all of them go.
-        command = self.install_command(without=main + upstream)
-        self._add("mmengine", summary, command)
+            # Removing one takes files of the other along, hence all of them go.
+            command = self.install_command(without=[*dict.fromkeys(main + upstream)])
+            self._add("mmengine", summary, command)
 
     def _find_half_installed(self) -> None:
         """Find metadata whose files are gone, and files without metadata."""
@@ -213,9 +188,7 @@ class Environment:
             spec = None if need == "operators" else find_spec(need)
             is_there = spec is not None and spec.origin is not None
             if is_there and not self.installed(need):
-                summary = (
-                    f"{need} has files but no metadata: it was not installed whole"
-                )
+                summary = f"{need} has files but no metadata: half an installation"
                 self._add(need, summary, self.install_command(need))
             for name in self.installed(need):
                 files = self.distributions[name].files or ()
@@ -267,14 +240,14 @@ def format_report(environment: Environment, task: str | None = None) -> str:
         lines.append(f"{need:<12}{text}{' ' if text and note else ''}{note}")
     lines.append("")
     missing: list[str] = []
-    broken = [problem.need for problem in environment.problems]
+    broken = [need for need, _, _ in environment.problems]
     for name in TASKS if task is None else (task,):
         lacking = environment.missing(name)
         missing += lacking
-        lacking += [need for need in broken if need in (*TASKS[name], "python")]
+        lacking += [need for need in broken if need in TASKS[name]]
         lines.append(f"{name}: {'lacks ' + ', '.join(lacking) if lacking else 'ready'}")
-    for problem in environment.problems:
-        lines += ["", f"{problem.summary}. To mend it:", f"  {problem.command}"]
+    for _, summary, command in environment.problems:
+        lines += ["", f"{summary}. To mend it:", f"  {command}"]
     if missing:
         command = environment.install_command(*missing)
         lines += ["", "To install what is missing:", f"  {command}"]

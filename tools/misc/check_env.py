@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-if sys.version_info < (3, 10):  # the package does not import there
+if not (3, 10) <= sys.version_info[:2] <= (3, 13):
     sys.exit(
         "Python %d.%d is not supported, 3.10 to 3.13 are: PYTHON=python3.11 make setup"
         % sys.version_info[:2]
@@ -14,19 +14,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from mlp_backbones import environment as env
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--task",
-        choices=sorted(env.TASKS),
-        help="fail, too, where this task lacks something; by default only what is "
-        "installed and broken fails",
-    )
-    return parser.parse_args()
-
-
 def main():
-    task = parse_args().task
+    parser = argparse.ArgumentParser(description=__doc__)
+    text = "judge this task alone, and fail where it lacks something"
+    parser.add_argument("--task", choices=sorted(env.TASKS), help=text)
+    task = parser.parse_args().task
     environment = env.Environment()
     print(env.format_report(environment, task))
     return bool(environment.problems or (task and environment.missing(task)))
