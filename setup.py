@@ -113,14 +113,17 @@ setup(
         ],
         "upstream": [
             "mmengine>=0.10.7",
-            "mmcv>=2.0.0,<2.2.0",
+            # without compiled operators, in which torchvision stands in
+            "mmcv-lite>=2.0.0,<2.2.0",
             "mmdet>=3.3.0",
             "mmsegmentation>=1.2.2",
             "mmpretrain>=1.2.0",
+            "openmim>=0.3.7",
             "ftfy",
             "numpy<2",
             "pycocotools",
             "regex",
+            "setuptools<81",  # mmengine and openmim import pkg_resources
             "torch<2.6",
             "torchvision",
         ],
