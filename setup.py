@@ -118,7 +118,7 @@ setup(
             "mmdet>=3.3.0",
             "mmsegmentation>=1.2.2",
             "mmpretrain>=1.2.0",
-            "openmim>=0.3.7",
+            "openmim>=0.3.7,<0.3.9",  # that one needs the pins of opendatalab
             "ftfy",
             "numpy<2",
             "pycocotools",
