@@ -117,16 +117,17 @@ setup(
         "upstream": [
             *DEMO,
             "mmengine>=0.10.7",
-            # mmcv's files without its operators, which need compiling
+            # without compiled operators, in which torchvision stands in
             "mmcv-lite>=2.0.0,<2.2.0",
             "mmdet>=3.3.0",
             "mmsegmentation>=1.2.2",
             "mmpretrain>=1.2.0",
-            "openmim",
+            "openmim>=0.3.7,<0.3.9",  # that one needs the pins of opendatalab
             "ftfy",
             "numpy<2",
             "pycocotools",
             "regex",
+            "setuptools<81",  # mmengine and openmim import pkg_resources
             "torch<2.6",
             "torchvision",
         ],

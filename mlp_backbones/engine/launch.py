@@ -397,8 +397,6 @@ def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
     Raises:
         UserError: with what is wrong with which file.
     """
-    import torch
-
     if "://" in path and not path.startswith(("http://", "https://")):
         return
     bare = Path(path).suffix in (".safetensors", ".npz")
@@ -407,9 +405,6 @@ def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
             f"{path}: MMEngine loads whole models from files of torch.save only; give "
             "weights of a backbone as model.backbone.init_cfg.checkpoint"
         )
-    if not hasattr(torch.serialization, "safe_globals") and Path(path).is_file():
-        print_log(f"torch {torch.__version__} is too old to vet {path} before loading")
-        return
     from mlp_backbones.checkpoints import read_checkpoint
 
     try:
