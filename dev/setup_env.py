@@ -5,7 +5,6 @@ failure ends in one line that says what to do.
 """
 
 import argparse
-import hashlib
 import os
 import re
 import shutil
@@ -19,12 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CAPTURED = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 # What pip prints -> what to do about it; the first that is found counts.
 FAILURES = {
-    r"no space left on device|errno 28": "the disk is full: free some space and run "
-    "the same command again",
+    r"no space left|errno 28": "the disk is full: free some, run the command again",
     r"certificate.?verify.?failed": "the package index has a certificate that is not "
     "trusted: point PIP_CERT at the certificate file of your network",
-    r"killed signal|signal: killed": "the compiler ran out of memory: run "
-    "MAX_JOBS=1 make operators",
+    r"ensurepip|named venv": "Python lacks venv: apt install python3-venv, or the like",
+    r"killed signal|signal: killed": "out of memory: run MAX_JOBS=1 make operators",
     r"detected cuda version|cuda_home": "no CUDA toolkit that fits torch: install it, "
     "or run CUDA_VISIBLE_DEVICES= make operators for the CPU only",
     r"new connection|connection refused|connection broken|timed out|name resolution|"
@@ -42,7 +40,7 @@ def describe_failure(output):
         if found:
             return advice.format(*found.groups())
     errors = re.findall(r"^\s*((?:fatal )?error[: ].*)", output, re.I | re.M)
-    return errors[-1].strip() if errors else "pip failed"
+    return errors[-1].strip() if errors else "the command failed"
 
 
 def describe_progress(line):
@@ -61,10 +59,11 @@ class Setup:
     def __init__(self, arguments):
         self.venv = Path(os.path.abspath(arguments.venv))
         self.python = self.venv / "bin" / "python"
+        self.check = (self.python, "tools/misc/check_env.py", "--task")
         self.constraints = ROOT / arguments.constraints
         self.target = f"{ROOT}[{arguments.extras}]"
         self.min_free_gib = arguments.min_free_gib
-        self.log = self.venv / "setup.log"
+        self.log, self.stamp = self.venv / "setup.log", self.venv / ".set-up"
 
     def run(self, *command, **variables):
         """Run a command with its progress shown; return its exit code and output."""
@@ -94,42 +93,32 @@ class Setup:
     def set_up(self):
         """Bring the environment up to date, unless these very files made it."""
         version = "{}.{}".format(*sys.version_info)
-        files = (self.constraints, ROOT / "setup.py")
-        state = f"{version} {self.target}\n" + "".join(f.read_text() for f in files)
-        state, stamp = hashlib.sha256(state.encode()).hexdigest(), self.venv / ".set-up"
-        if stamp.is_file() and stamp.read_text() == state:
+        state = f"{version} {self.target}\n{self.constraints.read_text()}"
+        state += (ROOT / "setup.py").read_text()
+        if self.stamp.is_file() and self.stamp.read_text() == state:
             return
         self.check_folders()
         print(f"setup: {self.venv} with Python {version}, once", flush=True)
-        code = (
-            f"import pip, sys; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
-        )
-        try:
-            unfit = subprocess.run([self.python, "-c", code], **CAPTURED).returncode
-        except OSError:
-            unfit = True
-        if unfit:
+        code = f"import pip, sys; assert sys.version_info[:2] == {sys.version_info[:2]}"
+        command = [self.python, "-c", code]
+        if not self.python.exists() or subprocess.run(command, **CAPTURED).returncode:
             # The base: this Python may be the one of the folder that is cleared.
             base = getattr(sys, "_base_executable", None) or sys.executable
             done = subprocess.run(
                 [base, "-m", "venv", "--clear", self.venv], **CAPTURED
             )
             if done.returncode:
-                reason = (done.stdout.strip().splitlines() or ["no reason given"])[-1]
-                sys.exit(
-                    f"setup: {base} makes no virtual environment ({reason}): on Debian "
-                    f"and Ubuntu, apt install python{version}-venv"
-                )
-        stamp.unlink(missing_ok=True)
+                sys.exit(f"setup: no environment: {describe_failure(done.stdout)}")
+        self.stamp.unlink(missing_ok=True)
         self.log.unlink(missing_ok=True)
         # Small, so that a missing network shows at once; the next line needs it.
         self.pip("--retries", "1", "--timeout", "20", "pip>=25.3")
         build = ("--build-constraint", self.constraints, "--progress-bar", "raw")
         self.pip(*build, "-e", self.target)
         for is_last in (False, True):
-            code, report = self.check("tests")
+            code, report = self.run(*self.check, "tests")
             if not code:
-                stamp.write_text(state)
+                self.stamp.write_text(state)
                 return
             summary, command = report.rstrip().splitlines()[-2:]
             if is_last:
@@ -137,28 +126,23 @@ class Setup:
             print(f"  {summary}\n{command}", flush=True)
             self.run("sh", "-c", command)  # such as OpenCV without system libraries
 
-    def check(self, task):
-        return self.run(self.python, "tools/misc/check_env.py", "--task", task)
-
     def check_folders(self):
         is_venv = (self.venv / "pyvenv.cfg").exists()
-        if self.venv.exists() and not is_venv and any(self.venv.iterdir()):
+        if not is_venv and self.venv.exists() and any(self.venv.iterdir()):
             sys.exit(
                 f"setup: {self.venv} exists and is no virtual environment: move it "
                 "away, or choose another folder, as in VENV=.venv2 make setup"
             )
         folder = next(f for f in (self.venv, *self.venv.parents) if f.exists())
-        share = 1 / 4 if any(self.venv.glob("lib/*/site-packages/torch")) else 1
-        for place, part in ((folder, share), (tempfile.gettempdir(), share / 3)):
-            free, needed = (
-                shutil.disk_usage(place).free / 2**30,
-                self.min_free_gib * part,
-            )
+        has_torch = any(self.venv.glob("lib/*/site-packages/torch"))
+        needed = self.min_free_gib * (0.25 if has_torch else 1)
+        for place in (folder, tempfile.gettempdir()):
+            free = shutil.disk_usage(place).free / 2**30
             if free < needed:
                 sys.exit(
                     f"setup: too little disk: {free:.1f} GiB free at {place}, "
-                    f"{needed:.1f} GiB needed: free some, or name folders on another "
-                    "disk, VENV for the environment, TMPDIR for the downloads"
+                    f"{needed:.1f} GiB needed: free some, or set VENV (environment) or "
+                    "TMPDIR (downloads) to a folder on another disk"
                 )
 
     def compile_operators(self):
@@ -166,10 +150,10 @@ class Setup:
         print("setup: compiling onedl-mmcv, about 25 core minutes", flush=True)
         self.pip("setuptools", "wheel", "ninja", "psutil")
         # A cached wheel may have been built without the operators.
-        options = ("--no-cache-dir", "--no-build-isolation", "--force-reinstall")
-        options += ("--no-deps", "--no-binary", "onedl-mmcv")
-        self.pip("-v", *options, "onedl-mmcv", MMCV_WITH_OPS="1")
-        code, report = self.check("detection")
+        options = "-v --no-cache-dir --no-build-isolation --force-reinstall --no-deps"
+        options += " --no-binary onedl-mmcv onedl-mmcv"
+        self.pip(*options.split(), MMCV_WITH_OPS="1")
+        code, report = self.run(*self.check, "detection")
         operators = re.search(r"^operators.*", report, re.MULTILINE).group()
         if code or "compiled" not in operators:
             sys.exit(f"setup: mmcv was built, but: {operators} (log: {self.log})")

@@ -15,6 +15,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 # Import name -> distributions of the main stack ("onedl-...") and of the upstream one.
 STACKED: dict[str, tuple[str, ...]] = {
     "mmengine": ("onedl-mmengine", "mmengine", "mmengine-lite"),
@@ -23,25 +24,20 @@ STACKED: dict[str, tuple[str, ...]] = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
 }
-DISTRIBUTIONS = {
-    **STACKED,
-    "cv2": ("opencv-python", "opencv-python-headless"),
-    "sklearn": ("scikit-learn",),
-    "xdist": ("pytest-xdist",),
-}
+DISTRIBUTIONS = {**STACKED, "sklearn": ("scikit-learn",), "xdist": ("pytest-xdist",)}
+DISTRIBUTIONS["cv2"] = ("opencv-python", "opencv-python-headless")
 # Extras of setup.py beside those of the stacks.
 EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "test": ("pytest", "xdist")}
 _CORE = ("torch", "numpy", "safetensors", "mmengine")
 _VISION = (*_CORE, "torchvision", "cv2", "mmcv")
-_DETECTION = (*_VISION, "operators", "mmdet", "pycocotools")
 TASKS: dict[str, tuple[str, ...]] = {
     "backbones": _CORE,
     "classification": (*_VISION, "mmpretrain"),
-    "detection": _DETECTION,
+    "detection": (*_VISION, "operators", "mmdet", "pycocotools"),
     "segmentation": (*_VISION, "operators", "mmseg"),
     "onnx": (*_CORE, *EXTRAS["onnx"]),
-    "demo": (*_DETECTION, "sklearn", "matplotlib"),
 }
+TASKS["demo"] = (*TASKS["detection"], "sklearn", "matplotlib")
 TASKS["tests"] = (*dict.fromkeys(sum(TASKS.values(), ())), *EXTRAS["test"])
 # Each needs those before it, but for the last three, which stand side by side.
 _BASES = ("torch", "torchvision", "cv2", "mmengine", "mmcv", "operators")
@@ -92,9 +88,8 @@ def run_probes(
     After one that ended the process (a segmentation fault), the rest runs in a new one.
     """
     outcomes: dict[str, tuple[bool, str]] = {}
-    root = str(Path(__file__).resolve().parents[1])
     while remaining := [name for name in names if name not in outcomes]:
-        command = [sys.executable, "-c", _PROBE_SOURCE, root, *remaining]
+        command = [sys.executable, "-c", _PROBE_SOURCE, str(ROOT), *remaining]
         outcomes[remaining[0]] = (False, "the process did not start")
         try:
             done = subprocess.run(command, capture_output=True, timeout=timeout)
@@ -116,9 +111,8 @@ class Environment:
         self.distributions: dict[str, metadata.Distribution] = {}
         for found in metadata.distributions():
             name = found.metadata["Name"]  # a half-removed package can lack it
-            if name:
-                name = re.sub(r"[-_.]+", "-", name).lower()
-                self.distributions.setdefault(name, found)
+            name = re.sub(r"[-_.]+", "-", name or "").lower()
+            self.distributions.setdefault(name, found)
         stacked = [name for need in STACKED for name in self.installed(need)]
         main = [name for name in stacked if name.startswith("onedl-")]
         self.stack = "main" if main or not stacked else "upstream"
@@ -133,8 +127,7 @@ class Environment:
 
     def installed(self, need: str) -> list[str]:
         """Return the distributions here that bring an import name along."""
-        names = DISTRIBUTIONS.get(need, (need,))
-        return [name for name in names if name in self.distributions]
+        return [n for n in DISTRIBUTIONS.get(need, (need,)) if n in self.distributions]
 
     def missing(self, task: str) -> list[str]:
         """Return what no distribution here brings along for a task."""
@@ -147,8 +140,7 @@ class Environment:
 
     def pip(self, *arguments: str) -> str:
         """Return a pip command for this Python, with a checkout's pinned versions."""
-        name = {"main": "constraints.txt", "upstream": "constraints-upstream.txt"}
-        file = Path(__file__).resolve().parents[1] / name[self.stack]
+        file = ROOT / f"constraints{'' if self.stack == 'main' else '-upstream'}.txt"
         pins = ["-c", str(file)] if file.is_file() and arguments[0] == "install" else []
         return shlex.join([sys.executable, "-m", "pip", *arguments, *pins])
 
@@ -156,15 +148,11 @@ class Environment:
         """Return the command that installs the stack and the extras of ``needs``."""
         extras = ["onedl" if self.stack == "main" else "upstream"]
         extras += [name for name, parts in EXTRAS.items() if set(parts) & set(needs)]
-        root = Path(__file__).resolve().parents[1]
-        is_checkout = (root / "setup.py").is_file()
-        target = f"{root if is_checkout else 'mlp_backbones'}[{','.join(extras)}]"
+        is_checkout = (ROOT / "setup.py").is_file()
+        target = f"{ROOT if is_checkout else 'mlp_backbones'}[{','.join(extras)}]"
         command = self.pip("install", *["-e"] * is_checkout, target)
         removal = [self.pip("uninstall", "-y", *without)] if without else []
         return " && ".join([*removal, command])
-
-    def _add(self, need: str, summary: str, command: str) -> None:
-        self.problems.append((need, summary, command))
 
     def _reinstall(self, *names: str) -> str:
         return self.pip("install", "--force-reinstall", "--no-deps", *names)
@@ -180,7 +168,7 @@ class Environment:
         if main and upstream:
             # Removing one takes files of the other along, hence all of them go.
             command = self.install_command(without=[*dict.fromkeys(main + upstream)])
-            self._add("mmengine", summary, command)
+            self.problems.append(("mmengine", summary, command))
 
     def _find_half_installed(self) -> None:
         """Find metadata whose files are gone, and files without metadata."""
@@ -189,29 +177,29 @@ class Environment:
             is_there = spec is not None and spec.origin is not None
             if is_there and not self.installed(need):
                 summary = f"{need} has files but no metadata: half an installation"
-                self._add(need, summary, self.install_command(need))
+                self.problems.append((need, summary, self.install_command(need)))
             for name in self.installed(need):
                 files = self.distributions[name].files or ()
                 own = (f for f in files if f.suffix in (".py", ".so"))
                 gone = [str(f) for f in own if not Path(str(f.locate())).is_file()]
                 if gone or not is_there:
                     summary = f"{self.label(name)} lacks {[*gone, 'its files'][0]}"
-                    self._add(need, summary, self._reinstall(name))
+                    self.problems.append((need, summary, self._reinstall(name)))
 
     def _find_wrong_versions(self) -> None:
-        def release(name: str) -> list[int]:
-            version = self.distributions[name].version if self.installed(name) else ""
-            return [int(part) for part in re.findall(r"\d+", version)[:2]]
-
         for name in self.installed("mmcv"):
-            if release(name) < [2]:
+            if self.distributions[name].version.startswith(("0.", "1.")):
                 summary = f"{self.label(name)} is older than 2.0"
-                self._add("mmcv", summary, self.install_command(without=[name]))
-        torch, torchvision = release("torch"), release("torchvision")
+                self.problems.append(
+                    ("mmcv", summary, self.install_command(without=[name]))
+                )
+        pair = [*self.installed("torch"), *self.installed("torchvision")]
+        versions = [self.distributions[name].version for name in pair]
+        found = re.match(r"2\.(\d+).* 0\.(\d+)", " ".join(versions))
         # torch 2.N goes with torchvision 0.(N + 15)
-        if torch[:1] == [2] and torchvision and torchvision[1] - torch[1] != 15:
-            summary = f"{self.label('torch', 'torchvision')} do not fit each other"
-            self._add("torchvision", summary, self._reinstall("torch", "torchvision"))
+        if found and int(found[2]) - int(found[1]) != 15:
+            summary = f"{self.label(*pair)} do not fit each other"
+            self.problems.append(("torchvision", summary, self._reinstall(*pair)))
 
     def _find_broken(self) -> None:
         owners = {need: self.installed(need)[:1] for need in _PROBED}
@@ -226,7 +214,7 @@ class Environment:
             summary = f"{self.label(*owners[need])}: {need} failed ({note})"
             # Both of OpenCV own one folder; the headless one needs no system library.
             names = ["opencv-python-headless"] if need == "cv2" else owners[need]
-            self._add(need, summary, self._reinstall(*names))
+            self.problems.append((need, summary, self._reinstall(*names)))
             if need in _BASES:
                 return  # what follows fails for the same reason
 
@@ -235,9 +223,8 @@ def format_report(environment: Environment, task: str | None = None) -> str:
     """Return the whole report as plain text, for one task or for all."""
     lines = ["{:<12}{}.{}.{}".format("Python", *sys.version_info)]
     for need in _PROBED:
-        text = environment.label(*environment.installed(need))
-        note = environment.notes.get(need, "" if text else "missing")
-        lines.append(f"{need:<12}{text}{' ' if text and note else ''}{note}")
+        text = environment.label(*environment.installed(need)) or "-"
+        lines.append(f"{need:<12}{text} {environment.notes.get(need, '')}".rstrip())
     lines.append("")
     missing: list[str] = []
     broken = [need for need, _, _ in environment.problems]

@@ -16,8 +16,9 @@ from mlp_backbones import environment as env
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    text = "judge this task alone, and fail where it lacks something"
-    parser.add_argument("--task", choices=sorted(env.TASKS), help=text)
+    parser.add_argument(
+        "--task", choices=env.TASKS, help="fail where it lacks something"
+    )
     task = parser.parse_args().task
     environment = env.Environment()
     print(env.format_report(environment, task))
