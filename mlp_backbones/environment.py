@@ -221,10 +221,11 @@ class Environment:
 
 def format_report(environment: Environment, task: str | None = None) -> str:
     """Return the whole report as plain text, for one task or for all."""
+    notes = environment.notes
     lines = ["{:<12}{}.{}.{}".format("Python", *sys.version_info)]
     for need in _PROBED:
-        text = environment.label(*environment.installed(need)) or "-"
-        lines.append(f"{need:<12}{text} {environment.notes.get(need, '')}".rstrip())
+        words = environment.label(*environment.installed(need)), notes.get(need)
+        lines.append(f"{need:<12}{' '.join(filter(None, words)) or '-'}")
     lines.append("")
     missing: list[str] = []
     broken = [need for need, _, _ in environment.problems]

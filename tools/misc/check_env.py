@@ -16,9 +16,7 @@ from mlp_backbones import environment as env
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--task", choices=env.TASKS, help="fail where it lacks something"
-    )
+    parser.add_argument("--task", choices=env.TASKS, help="fail unless it is ready")
     task = parser.parse_args().task
     environment = env.Environment()
     print(env.format_report(environment, task))
