@@ -270,7 +270,7 @@ def test_setup_from_nothing_to_a_change(checkout, wheels):
     rich.rename(wheels / "away")
     line = error_line(set_up())
     version = rich.name.split("-")[1]
-    assert f"the package index has no rich=={version} for this Python" in line
+    assert "the package index has no rich" in line
     (wheels / "away").rename(rich)
     process = set_up()
     assert process.returncode == 0, process.stdout + process.stderr
