@@ -411,13 +411,32 @@ def deform_conv_backward_parameters(
     grad_weight += scale * gradient
 
 
+def _as_read(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a field, (B, C, h', w'), as mmcv reads it for an output, (B, D, h, w).
+
+    Its kernel asks for no size: of a field that is larger than the output, as mmdet's
+    DyHead has it, it takes the first values in the order of memory.
+    """
+    shape = (*tensor.shape[:2], *like.shape[2:])
+    if tensor.shape == shape:
+        return tensor
+    count = shape[1] * shape[2] * shape[3]
+    if tensor.flatten(1).shape[1] < count:
+        raise ValueError(
+            f"offset and mask must have the output's size {tuple(like.shape[2:])} or a "
+            f"larger one, got {tuple(tensor.shape[2:])}"
+        )
+    return tensor.flatten(1)[:, :count].reshape(shape)
+
+
 def modulated_deform_conv_forward(
     *tensors: Tensor, with_bias: bool, **sizes: int
 ) -> None:
     """Fill ``output`` with the deformable convolution, version 2."""
     input, weight, bias, _, offset, mask, output, _ = tensors
+    fields = _as_read(offset, output), _as_read(mask, output)
     given = bias if with_bias else None
-    output.copy_(_convolution(input, weight, offset, mask, given, _sizes(sizes)))
+    output.copy_(_convolution(input, weight, *fields, given, _sizes(sizes)))
 
 
 def modulated_deform_conv_backward(
@@ -426,11 +445,14 @@ def modulated_deform_conv_backward(
     """Fill the gradients of all tensors that the convolution takes."""
     input, weight, _, _, offset, mask, _, *grads, grad_output = tensors
     grad_input, grad_weight, grad_bias, grad_offset, grad_mask = grads
-    call = (input, weight, offset, mask, None, _sizes(sizes), grad_output)
+    fields = _as_read(offset, grad_output), _as_read(mask, grad_output)
+    call = (input, weight, *fields, None, _sizes(sizes), grad_output)
     results = _convolution(*call)
-    targets = [grad_input, grad_weight, grad_offset, grad_mask]
-    for target, result in zip(targets, results[:4], strict=True):
-        target.copy_(result)
+    grad_input.copy_(results[0])
+    grad_weight.copy_(results[1])
+    for target, result in ((grad_offset, results[2]), (grad_mask, results[3])):
+        flat, rest = result.flatten(1), target[0].numel() - result[0].numel()
+        target.copy_(F.pad(flat, (0, rest)).view(target.shape))
     if with_bias:
         grad_bias.copy_(results[4])
 
