@@ -28,7 +28,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
-from mlp_backbones.engine.launch import build_runner, check_data, read_config
+from mlp_backbones.engine.config import check_data, read_config
+from mlp_backbones.engine.launch import build_runner
 
 sys.path.insert(0, str(Path(__file__).parent))
 from timing import describe_machine

@@ -20,7 +20,8 @@ from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.config_names import config_dir
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
 from mlp_backbones.engine import launch
-from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine import options as engine_options
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.inference import (
     find_images,
     make_inferencer,
@@ -78,7 +79,7 @@ def trained(scenes, tmp_path_factory):
             arguments = [str(CONFIG_DIR / name), "--work-dir", str(work_dir)]
             arguments += ["--no-validate", "--cfg-options", *options]
             config = launch.prepare_training(
-                launch.train_parser().parse_args(arguments)
+                engine_options.train_parser().parse_args(arguments)
             )
             launch.build_runner(config).train()
             checkpoint = work_dir / "iter_2.pth"

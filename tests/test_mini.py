@@ -91,9 +91,12 @@ def test_options_are_those_of_the_config_unless_named(family: str) -> None:
 
 
 def test_an_option_that_is_named_goes_first() -> None:
-    assert get_backbone("s_mlp_net_mini").image_size == (64, 64)
-    assert get_backbone("s_mlp_net_mini", image_size=96).image_size == (96, 96)
-    assert get_model("s_mlp_net_mini", image_size=96).backbone.image_size == (96, 96)
+    assert get_backbone("s_mlp_net_mini").token_grid.sizes[0] == (16, 16)
+    assert get_backbone("s_mlp_net_mini", image_size=96).token_grid.sizes[0] == (24, 24)
+    assert get_model("s_mlp_net_mini", image_size=96).backbone.token_grid.sizes[0] == (
+        24,
+        24,
+    )
 
 
 def test_minis_are_listed_on_request() -> None:

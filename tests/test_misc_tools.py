@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -22,6 +23,7 @@ from mlp_backbones.backbones.as_mlp import ASMLP
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
 from mlp_backbones.config_names import config_dir
 from mlp_backbones.engine import launch
+from mlp_backbones.engine import options as engine_options
 from mlp_backbones.factory import Classifier
 
 REPOSITORY = Path(__file__).parents[1]
@@ -44,7 +46,7 @@ def trained(tiny):
     arguments = [str(tiny / "segmentation.py"), "--work-dir", str(work_dir)]
     # MMEngine would take a visualizer of this name from an earlier test.
     arguments += ["--cfg-options", "visualizer.name=misc_tools"]
-    parsed = launch.train_parser().parse_args(arguments)
+    parsed = engine_options.train_parser().parse_args(arguments)
     launch.build_runner(launch.prepare_training(parsed)).train()
     return work_dir
 
@@ -120,7 +122,7 @@ def test_tools_test_takes_a_published_file(call, trained, tiny, tmp_path):
         out = tmp_path / f"{checkpoint.stem}.pkl"
         arguments = [str(tiny / "segmentation.py"), str(checkpoint), "--out", str(out)]
         arguments += ["--work-dir", str(tmp_path / "work")]
-        launch.test(launch.test_parser().parse_args(arguments))
+        launch.test(engine_options.test_parser().parse_args(arguments))
         said.append(pickle.loads(out.read_bytes()))
     for before, after in zip(*said, strict=True):
         assert torch.equal(
@@ -354,3 +356,17 @@ def test_every_tool_is_in_the_list_of_tools():
     missing = [name for name in tools if name not in page]
     assert not missing
     assert "docs/tools.md" in (REPOSITORY / "README.md").read_text()
+
+
+def test_every_command_of_the_documents_names_a_tool_that_exists():
+    pages = [REPOSITORY / "README.md"]
+    for folder in ("docs", "configs", "examples"):
+        pages += (REPOSITORY / folder).rglob("*.md")
+    assert len(pages) > 20
+    for page in pages:
+        text = page.read_text()
+        for tool in re.findall(r"\btools/[\w/]+\.(?:py|sh)\b", text):
+            assert (REPOSITORY / tool).is_file(), (page, tool)
+        # It takes options only.
+        for rest in re.findall(r"make_digit_scenes\.py +(\S+)", text):
+            assert rest.startswith(("--", "|")), (page, rest)

@@ -15,7 +15,7 @@ from benchmarks.overfit_real_images import (
     make_config,
     overfit,
 )
-from mlp_backbones.engine.launch import read_config
+from mlp_backbones.engine.config import read_config
 
 DATA = {
     "retinanet": "coco_mini",

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlp_backbones.engine.cli import add_debug_option, run_tool
+from mlp_backbones.engine.cli import add_config_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "images", nargs="+", type=Path, metavar="IMAGE", help="images, or folders"
     )
-    parser.add_argument("config", help="config file")
+    add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs"), help="folder (default: outputs)"
@@ -52,14 +52,6 @@ def parse_args() -> argparse.Namespace:
         default=True,
         help="write predictions as JSON, and the classes of a segmentation as a mask",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the config",
-    )
-    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -69,14 +61,14 @@ def main() -> int:
     def work() -> None:
         from mmengine.logging import MMLogger
 
+        from mlp_backbones.engine.config import read_config
         from mlp_backbones.engine.inference import (
             find_images,
             print_result,
             run_inference,
         )
-        from mlp_backbones.engine.launch import parse_options, read_config
 
-        config = read_config(args.config, parse_options(args.cfg_options))
+        config = read_config(args.config, args.cfg_options)
         images = find_images(args.images)
         # What the inferencers warn of has been checked here.
         MMLogger.get_instance("demo", log_level="ERROR")

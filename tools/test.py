@@ -3,7 +3,8 @@
 import sys
 
 from mlp_backbones.engine.cli import run_tool
-from mlp_backbones.engine.launch import current_log_dir, test, test_parser
+from mlp_backbones.engine.launch import current_log_dir, test
+from mlp_backbones.engine.options import test_parser
 
 
 def main() -> int:

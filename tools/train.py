@@ -3,7 +3,8 @@
 import sys
 
 from mlp_backbones.engine.cli import run_tool
-from mlp_backbones.engine.launch import current_log_dir, train, train_parser
+from mlp_backbones.engine.launch import current_log_dir, train
+from mlp_backbones.engine.options import train_parser
 
 
 def main() -> int:

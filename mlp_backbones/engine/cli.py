@@ -1,47 +1,24 @@
-"""How every tool of this repository reports an error: one line and an exit code."""
+"""What every tool starts with: its common options, and errors as one line.
+
+Only tools import this module, and before anything that imports torch: it sets how the
+threads of the process wait.
+"""
 
 import os
-import re
 import sys
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
+from mlp_backbones.engine.errors import UserError, one_line
+
 DEBUG_VARIABLE = "MLP_BACKBONES_DEBUG"
 
-
-class UserError(Exception):
-    """A mistake in what the user asked for: its message is shown as it is.
-
-    Args:
-        message: what is wrong and what to do about it.
-        exit_code: 2 for a mistake on the command line, 1 for one in the data.
-    """
-
-    def __init__(self, message: str, exit_code: int = 2) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-def one_line(error: BaseException) -> str:
-    """Bring an error into one line that still says what is wrong.
-
-    An error that came out of a data loading process carries the traceback of that
-    process in its message; only its last line is for the user.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    if lines[0].startswith("Caught ") and "Original Traceback" in str(error):
-        return re.sub(r"^mlp_backbones(\.\w+)+: ", "", lines[-1])
-    message = " ".join(lines)
-    if isinstance(error, KeyError):
-        message = message.strip("'\"")
-    # A message that was written for users names its value; others need their type.
-    if isinstance(error, (UserError, ValueError, FileNotFoundError, FileExistsError)):
-        return message
-    return f"{type(error).__name__}: {message}"
+# OpenMP's threads spin while they wait for each other, which takes the cores from
+# whatever else runs on the machine: beside one busy process a training is several times
+# slower. The library reads this once, when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def add_debug_option(parser: ArgumentParser) -> None:
@@ -51,6 +28,32 @@ def add_debug_option(parser: ArgumentParser) -> None:
         action="store_true",
         help=f"show the whole traceback of an error (also: {DEBUG_VARIABLE}=1)",
     )
+
+
+def add_config_arguments(parser: ArgumentParser, *, overwrite: str = "") -> None:
+    """Add the config file and the settings that override it.
+
+    Args:
+        parser: The parser of the tool.
+        overwrite: The option whose file ``--overwrite`` replaces; empty adds none.
+    """
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that override the config, e.g. train_dataloader.batch_size=4; "
+        "data_root=DIR moves every path below the data_root of the config; "
+        'a list as key="[a,b]" or key=a,b, a nested one as key="[(a,b),(c,d)]", '
+        "quoted and without spaces; an element of a list as key.0.name=value",
+    )
+    if overwrite:
+        parser.add_argument(
+            "--overwrite", action="store_true", help=f"let {overwrite} replace a file"
+        )
+    add_debug_option(parser)
 
 
 def run_tool(

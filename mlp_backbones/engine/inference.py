@@ -20,8 +20,8 @@ from mmengine.structures import BaseDataElement
 from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
 from mlp_backbones.config_names import TASKS
-from mlp_backbones.engine.cli import UserError
-from mlp_backbones.engine.launch import check_checkpoint
+from mlp_backbones.engine.config import check_checkpoint
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.pictures import draw_sample, make_visualizer
 
 IMAGE_SUFFIXES = frozenset(

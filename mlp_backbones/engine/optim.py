@@ -21,14 +21,9 @@ class AutocastOptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16, on GPUs and on CPUs.
 
     bfloat16 has the range of float32 and so needs no loss scaling; MMEngine's
-    `AmpOptimWrapper` always scales and refuses to run without a GPU.
-
-    Args:
-        **kwargs: as MMEngine's `OptimWrapper` takes them.
+    `AmpOptimWrapper` always scales and refuses to run without a GPU. The arguments are
+    those of MMEngine's `OptimWrapper`.
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

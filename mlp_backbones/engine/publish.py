@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.checkpoints.read import read_file
-from mlp_backbones.engine.cli import UserError, one_line
-from mlp_backbones.engine.launch import check_checkpoint
+from mlp_backbones.engine.config import check_checkpoint
+from mlp_backbones.engine.errors import UserError, one_line
 
 # What of a run's notes is of use to others; the rest says when and under which name
 # it was started.
@@ -51,7 +51,7 @@ def publish_checkpoint(source: Path, out: Path) -> Path:
     check_checkpoint(str(source), whole_model=False)
     try:
         content = read_file(source)
-    except CheckpointError as error:  # torch < 2.5 reads little of MMEngine's
+    except CheckpointError as error:
         raise UserError(one_line(error), exit_code=1) from error
     if out.suffix == ".pth":
         data = _to_torch(content)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mlp_backbones.engine.cli import UserError
+from mlp_backbones.engine.errors import UserError
 
 
 def set_test_time_augmentation(config: Config) -> None:
@@ -44,8 +44,11 @@ def _flip_pipeline(pipeline: list[dict], scope: str) -> list[dict]:
     pack = pipeline.pop()
     if scope == "mmdet":
         # Boxes are flipped back by these entries, which mmdet does not pack by itself.
-        keys = "img_id img_path ori_shape img_shape scale_factor flip flip_direction"
-        pack = {"type": "PackDetInputs", "meta_keys": tuple(keys.split())}
+        keys = (
+            *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+            *("flip", "flip_direction"),
+        )
+        pack = {"type": "PackDetInputs", "meta_keys": keys}
     # What is read after the flip stays as it is in the file, as the metric wants it.
     annotations = [step for step in pipeline if step["type"] == "LoadAnnotations"]
     pipeline = [step for step in pipeline if step["type"] != "LoadAnnotations"]

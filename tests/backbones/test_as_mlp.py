@@ -99,8 +99,8 @@ def test_mixer_is_the_formula() -> None:
         return x @ layer.weight.t() + layer.bias
 
     v = gelu(norm(fc(x, mixer.proj_in), mixer.norm_in))
-    t = gelu(fc(shift_by_loop(v, shift_size, 2), mixer.horizontal))
-    t = t + gelu(fc(shift_by_loop(v, shift_size, 1), mixer.vertical))
+    t = gelu(fc(shift_by_loop(v, shift_size, 2), mixer.along_width))
+    t = t + gelu(fc(shift_by_loop(v, shift_size, 1), mixer.along_height))
     expected = fc(norm(t, mixer.norm_out), mixer.proj_out)
     torch.testing.assert_close(mixer(x), expected)
 
@@ -246,10 +246,12 @@ def test_weights_of_the_authors_detectors(reference_dir: Path, tmp_path: Path) -
         ({"shift_size": 5.0}, r"shift_size .* 5\.0"),
         ({"mlp_ratio": 0}, "mlp_ratio .* 0"),
         ({"mlp_ratio": "4"}, "mlp_ratio .* '4'"),
+        ({"mixer_bias": 1}, "mixer_bias .* 1"),
+        ({"patch_norm": "no"}, "patch_norm .* 'no'"),
     ],
 )
 def test_wrong_values_are_named(options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         ASMLP(ARCH, **options)
 
 

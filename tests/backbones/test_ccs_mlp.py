@@ -13,7 +13,7 @@ from mlp_backbones.backbones.ccs_mlp import (
     correlate_by_fft,
     correlate_by_product,
 )
-from mlp_backbones.layers import Affine, MixerBlock, ScaledBlock
+from mlp_backbones.layers import Affine, LayerScale
 
 FORMS = (correlate_by_product, correlate_by_fft)
 ARCH = {
@@ -215,9 +215,9 @@ def test_hosts_keep_all_but_the_token_mixing() -> None:
     mixer = CCSMLP({"host": "mlp_mixer", **ARCH}, image_size=64, pyramid=False)
     res_mlp = CCSMLP({"host": "res_mlp", **ARCH}, image_size=64, pyramid=False)
     block = mixer.stages[0].blocks[0]
-    assert isinstance(block, MixerBlock)
+    assert not any(isinstance(part, LayerScale) for part in mixer.modules())
     assert block.norm1.eps == block.norm2.eps == mixer.out_norms["3"].eps == 1e-6
-    assert isinstance(res_mlp.stages[0].blocks[0], ScaledBlock)
+    assert isinstance(res_mlp.stages[0].blocks[0].layer_scale2, LayerScale)
     assert isinstance(res_mlp.out_norms["3"], Affine)
     assert not any(isinstance(module, nn.LayerNorm) for module in res_mlp.modules())
     levels = CCSMLP({"host": "res_mlp", **ARCH}, image_size=64)

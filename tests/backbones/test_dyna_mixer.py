@@ -121,9 +121,11 @@ def test_the_mixer_is_the_papers() -> None:
         branches = torch.zeros(3, 2, 3, 4, 6, dtype=torch.float64)
         for b in range(2):
             for w in range(4):
-                branches[0, b, :, w] = mix_by_loop(mixer.height, x[b, :, w], [True] * 3)
+                branches[0, b, :, w] = mix_by_loop(
+                    mixer.along_height, x[b, :, w], [True] * 3
+                )
             for h in range(3):
-                branches[1, b, h] = mix_by_loop(mixer.width, x[b, h], [True] * 4)
+                branches[1, b, h] = mix_by_loop(mixer.along_width, x[b, h], [True] * 4)
         branches[2] = x @ mixer.channel.weight.T + mixer.channel.bias
         split = mixer.reweight
         logits = split.fc2(F.gelu(split.fc1(branches.sum(0).mean((1, 2)))))
@@ -168,7 +170,7 @@ def test_only_the_channel_branch_obeys_qkv_bias() -> None:
             DynaMixer(MICRO["dyna_mixer"], qkv_bias=qkv_bias).stages[0].blocks[0].mixer
         )
         assert (mixer.channel.bias is not None) is qkv_bias
-        for operation in (mixer.height, mixer.width):
+        for operation in (mixer.along_height, mixer.along_width):
             for layer in (operation.compress, operation.generate, operation.out):
                 assert layer.bias is not None
 

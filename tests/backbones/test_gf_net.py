@@ -1,5 +1,6 @@
 """GFNet: what its formulas, its resizing rules and its layouts promise."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -138,12 +139,16 @@ def test_layer_scale_belongs_to_the_hierarchical_form() -> None:
         with torch.device("meta"):
             assert GFNet(arch).layer_scale == start
     with torch.device("meta"):
-        assert GFNet("ti").layer_scale is None
+        assert GFNet("ti").layer_scale == 0
     assert (
-        GFNet(MICRO["gf_net"], layer_scale=0.5).stages[0].blocks[0].gamma.unique()
+        GFNet(MICRO["gf_net"], layer_scale=0.5)
+        .stages[0]
+        .blocks[0]
+        .layer_scale.gamma.unique()
         == 0.5
     )
-    assert GFNet(MICRO["gf_net"], layer_scale=0).stages[0].blocks[0].gamma is None
+    bare = GFNet(MICRO["gf_net"], layer_scale=0)
+    assert isinstance(bare.stages[0].blocks[0].layer_scale, nn.Identity)
 
 
 def test_filters_stay_float32_under_autocast() -> None:
@@ -196,7 +201,7 @@ def test_weights_of_the_other_form_are_refused(tmp_path: Path) -> None:
         for block in range(12)
     }
     torch.save(official, tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match=r"GFNet mini; \d+ of another shape"):
+    with pytest.raises(CheckpointError, match=r"GFNet; \d+ of another shape"):
         load_pretrained(GFNet(MICRO["gf_net"]), tmp_path / "w.pth")
 
 
@@ -242,8 +247,8 @@ def test_cases_may_end_stages_anywhere() -> None:
         )
         backbone = GFNet(**arguments)
         assert backbone.depths == depths
-        assert backbone.grid_size == (5, 5)
-        assert backbone.stages[0].blocks[0].gamma is None
+        assert backbone.token_grid.sizes[0] == (5, 5)
+        assert isinstance(backbone.stages[0].blocks[0].layer_scale, nn.Identity)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +258,15 @@ def test_cases_may_end_stages_anywhere() -> None:
         ({"layer_scale": -1.0}, "-1"),
         ({"image_size": 3}, "3"),
         ({"image_size": 31}, "at least 32 pixels, got 31"),
-        ({"arch": {**GFNet.arch_settings["ti"], "embed_dims": (8, 16, 8, 8)}}, "16"),
+        (
+            {
+                "arch": {
+                    **asdict(GFNet.arch_settings["ti"]),
+                    "embed_dims": (8, 16, 8, 8),
+                }
+            },
+            "16",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(options: dict, words: str) -> None:

@@ -26,8 +26,8 @@ def by_hand(mixer: MixShift, x: Tensor, *, circular: bool) -> Tensor:
     first = 0
     for group, distance in enumerate(mixer.shift_dist):
         for layers, down, right in (
-            (mixer.horizontal, 0, distance),
-            (mixer.vertical, distance, 0),
+            (mixer.along_width, 0, distance),
+            (mixer.along_height, distance, 0),
         ):
             layer = layers[group]
             half = layer.weight.shape[-1] // 2
@@ -83,8 +83,8 @@ def test_shifts_come_before_the_filters() -> None:
     for group, distance in enumerate(mixer.shift_dist):
         part = nchw[:, group : group + 1]
         parts.append(
-            mixer.horizontal[group](part).roll(distance, 3)
-            + mixer.vertical[group](part).roll(distance, 2)
+            mixer.along_width[group](part).roll(distance, 3)
+            + mixer.along_height[group](part).roll(distance, 2)
         )
     filtered_first = torch.cat(parts, 1).permute(0, 2, 3, 1)
     found = mixer(x)
@@ -130,9 +130,9 @@ def test_nothing_is_filtered_that_need_not_be() -> None:
 
 def test_one_residual_runs_around_the_block() -> None:
     block = MSMLP(MICRO["ms_mlp"]).stages[0].blocks[0]
-    nn.init.uniform_(block.gamma)
+    nn.init.uniform_(block.layer_scale.gamma)
     x = torch.randn(2, 8, 9, 20)
-    expected = x + block.gamma * block.mlp(block.norm2(block.mixer(x)))
+    expected = x + block.layer_scale.gamma * block.mlp(block.norm2(block.mixer(x)))
     torch.testing.assert_close(block(x), expected)
 
 
@@ -181,7 +181,7 @@ def test_without_wrapping_the_left_border_knows_nothing_of_the_right_one() -> No
     padded[..., 480:] = 0
     for circular in (True, False):
         backbone = MSMLP(MICRO["ms_mlp"], circular=circular, out_indices=(0,)).eval()
-        nn.init.ones_(backbone.stages[0].blocks[0].gamma)
+        nn.init.ones_(backbone.stages[0].blocks[0].layer_scale.gamma)
         with torch.no_grad():
             left, left_of_padded = (backbone(i)[0][..., :4] for i in (x, padded))
         assert torch.equal(left, left_of_padded) is not circular
@@ -231,6 +231,8 @@ def test_initialisation_is_the_official_one() -> None:
         ({"mix_size": MIX_SIZE[:3]}, ValueError, "each of 4 stages"),
         ({"mix_size": (*MIX_SIZE[:3], (1, 7, 7, 7, 4))}, ValueError, "7, 4"),
         ({"mix_size": (*MIX_SIZE[:3], 7)}, ValueError, "7"),
+        ({"circular": "x"}, TypeError, "circular.*'x'"),
+        ({"patch_norm": 3}, TypeError, "patch_norm.*3"),
     ],
 )
 def test_wrong_arguments_are_named(

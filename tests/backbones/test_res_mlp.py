@@ -1,6 +1,7 @@
 """What is special to ResMLP."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -44,13 +45,13 @@ def test_a_block_is_the_formula_of_the_paper() -> None:
         for m in range(6):
             mixed[n] += own["mixer.weight"][n, m] * normed[m]
         mixed[n] += own["mixer.bias"][n]
-    expected = tokens + own["scale1"] * mixed
+    expected = tokens + own["layer_scale1.gamma"] * mixed
     hidden = (own["norm2.alpha"] * expected + own["norm2.beta"]) @ own[
         "mlp.fc1.weight"
     ].T + own["mlp.fc1.bias"]
     hidden = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
     branch = hidden @ own["mlp.fc2.weight"].T + own["mlp.fc2.bias"]
-    expected = expected + own["scale2"] * branch
+    expected = expected + own["layer_scale2.gamma"] * branch
 
     with torch.no_grad():
         found = block(tokens.view(1, 2, 3, 8))
@@ -60,11 +61,11 @@ def test_a_block_is_the_formula_of_the_paper() -> None:
 def test_dropped_branches_leave_the_stream_and_kept_ones_are_rescaled() -> None:
     backbone = randomise(ResMLP(ARCH, image_size=32, drop_path_rate=0.5)).train()
     block = backbone.stages[0].blocks[0]
-    block.scale2.data.zero_()
+    block.layer_scale2.gamma.data.zero_()
     x = torch.randn(64, 2, 2, 8)
     with torch.no_grad():
         change = block(x) - x
-        kept = 2 * block.scale1 * block.mixer(block.norm1(x))
+        kept = 2 * block.layer_scale1.gamma * block.mixer(block.norm1(x))
     dropped = (change == 0).flatten(1).all(1)
     assert 10 < dropped.sum() < 54
     torch.testing.assert_close(change[~dropped], kept[~dropped], rtol=1e-4, atol=1e-4)
@@ -91,9 +92,9 @@ def test_the_trunk_has_no_layer_norm_and_the_levels_have() -> None:
     ("arch", "scale"), [("s12", 0.1), ("s24", 1e-5), ("s36", 1e-6), ("b24_8", 1e-6)]
 )
 def test_branches_start_at_the_official_scale(arch: str, scale: float) -> None:
-    fields = {**ResMLP.arch_settings[arch], "embed_dim": 8}
+    fields = {**asdict(ResMLP.arch_settings[arch]), "embed_dim": 8}
     backbone = ResMLP(fields, image_size=32)
-    scales = [p for name, p in backbone.named_parameters() if ".scale" in name]
+    scales = [p for name, p in backbone.named_parameters() if ".layer_scale" in name]
     assert len(scales) == 2 * fields["depth"]
     for parameter in scales:
         torch.testing.assert_close(parameter.data, torch.full((8,), scale))
@@ -106,7 +107,7 @@ def test_initialisation_is_the_official_one() -> None:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
         elif name.endswith("alpha"):
             assert (parameter == 1).all(), name
-        elif not name.endswith(("scale1", "scale2")):
+        elif not name.endswith("gamma"):
             assert not parameter.any(), name
 
 
@@ -128,7 +129,8 @@ def _to_release(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     for ours, theirs in (
         ("stem.", "patch_embed."),
         (".mixer.", ".attn."),
-        (".scale", ".gamma_"),
+        (".layer_scale1.gamma", ".gamma_1"),
+        (".layer_scale2.gamma", ".gamma_2"),
     ):
         name = name.replace(ours, theirs)
     return name, tensor
@@ -140,7 +142,8 @@ def _to_timm(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     for ours, theirs in (
         (".mixer.", ".linear_tokens."),
         (".mlp.", ".mlp_channels."),
-        (".scale", ".ls"),
+        (".layer_scale1.gamma", ".ls1"),
+        (".layer_scale2.gamma", ".ls2"),
     ):
         name = name.replace(ours, theirs)
     return name, tensor

@@ -44,13 +44,13 @@ def mix_by_the_sheet(mixer: SparseMixer, x: Tensor) -> Tensor:
     height, width = z.shape[2:]
     rows, columns = torch.empty_like(z), torch.empty_like(z)
     for v in range(width):
-        rows[..., v] = mixer.row.bias[v]
+        rows[..., v] = mixer.along_width.bias[v]
         for w in range(width):
-            rows[..., v] += mixer.row.weight[v, w] * z[..., w]
+            rows[..., v] += mixer.along_width.weight[v, w] * z[..., w]
     for u in range(height):
-        columns[:, :, u] = mixer.column.bias[u]
+        columns[:, :, u] = mixer.along_height.bias[u]
         for h in range(height):
-            columns[:, :, u] += mixer.column.weight[u, h] * z[:, :, h]
+            columns[:, :, u] += mixer.along_height.weight[u, h] * z[:, :, h]
     parts = torch.cat((z, rows, columns), dim=1)
     fused = nn.functional.conv2d(parts, mixer.fuse.weight[:, :, None, None])
     return fused.permute(0, 2, 3, 1)
@@ -78,7 +78,10 @@ def test_runs_at_the_border_are_those_filled_up_with_zeros(
     with torch.no_grad():
         z = activated(mixer, x)
         mixed = []
-        for axis, linear, start in ((3, mixer.row, 1), (2, mixer.column, 0)):
+        for axis, linear, start in (
+            (3, mixer.along_width, 1),
+            (2, mixer.along_height, 0),
+        ):
             length, first = linear.in_features, offset[start]
             line = z.movedim(axis, -1)
             before = -first % length if line.shape[-1] > length else 0
@@ -108,21 +111,28 @@ def test_resampled_matrices_keep_the_size_of_their_row_sums() -> None:
         line = values[None, None]
         return nn.functional.interpolate(line, size, mode="linear")[0, 0]
 
-    torch.testing.assert_close(row.sum(1), stretched(mixer.row.weight.sum(1), 27))
-    torch.testing.assert_close(column.sum(1), stretched(mixer.column.weight.sum(1), 12))
-    torch.testing.assert_close(row_bias, stretched(mixer.row.bias, 27))
-    torch.testing.assert_close(column_bias, stretched(mixer.column.bias, 12))
+    torch.testing.assert_close(
+        row.sum(1), stretched(mixer.along_width.weight.sum(1), 27)
+    )
+    torch.testing.assert_close(
+        column.sum(1), stretched(mixer.along_height.weight.sum(1), 12)
+    )
+    torch.testing.assert_close(row_bias, stretched(mixer.along_width.bias, 27))
+    torch.testing.assert_close(column_bias, stretched(mixer.along_height.bias, 12))
 
 
 def test_rows_are_mixed_along_the_width() -> None:
     """The release's names mislead, and swapped matrices fit as well."""
     (layout,) = SMLPNet.checkpoint_layouts
     official = {f"token_mix.3.1.{key}.weight": None for key in ("proj_h", "proh_w")}
-    renamed = ["blocks.3.mixer.row.weight", "blocks.3.mixer.column.weight"]
+    renamed = [
+        "blocks.3.mixer.along_width.weight",
+        "blocks.3.mixer.along_height.weight",
+    ]
     assert list(layout.rename(official)) == renamed
 
     mixer = randomised(SparseMixer(4, (8, 8))).eval()
-    nn.init.zeros_(mixer.column.weight)
+    nn.init.zeros_(mixer.along_height.weight)
     x = torch.zeros(1, 8, 8, 4, requires_grad=True)
     mixer(x)[0, 4, 4].sum().backward()
     touched = x.grad[0].abs().sum(-1) > 0
@@ -133,7 +143,7 @@ def test_rows_are_mixed_along_the_width() -> None:
 def test_swapped_matrices_are_seen_in_the_case(reference_dir: Path) -> None:
     case = load_reference_case(reference_dir / "s_mlp_net" / "base_64.json")
     mixer = case.model.backbone.stages[0].blocks[0].mixer
-    mixer.row, mixer.column = mixer.column, mixer.row
+    mixer.along_width, mixer.along_height = mixer.along_height, mixer.along_width
     with torch.no_grad():
         found = case.stages(case.input)[0]
     assert (found - case.expected["out.stage0"]).abs().max() > 0.1
@@ -212,8 +222,8 @@ def test_initialisation_is_the_frameworks() -> None:
     for name, inputs in (
         ("stem.proj", 48),
         ("stages.1.downsample.proj", 320),
-        ("stages.1.blocks.0.mixer.row", 28),
-        ("stages.2.blocks.0.mixer.column", 14),
+        ("stages.1.blocks.0.mixer.along_width", 28),
+        ("stages.2.blocks.0.mixer.along_height", 14),
         ("stages.1.blocks.0.mixer.fuse", 480),
         ("stages.1.blocks.0.mixer.dwconv", 9),
         ("stages.0.blocks.0.mlp.fc1", 80),
@@ -221,7 +231,7 @@ def test_initialisation_is_the_frameworks() -> None:
         weight, bound = weights[f"{name}.weight"], inputs**-0.5
         assert 0.9 * bound < weight.abs().max() <= bound * 1.0001, name
         assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1), name
-    assert weights["stages.1.blocks.0.mixer.row.bias"].any()
+    assert weights["stages.1.blocks.0.mixer.along_width.bias"].any()
 
 
 def test_what_has_no_bias_and_the_norms_epsilons() -> None:
@@ -252,7 +262,7 @@ def test_a_training_checkpoint_with_its_arguments_loads(
     backbone = SMLPNet(arch, image_size=96)
     load_pretrained(backbone, file)
     torch.testing.assert_close(
-        backbone.stages[3].blocks[1].mixer.column.weight,
+        backbone.stages[3].blocks[1].mixer.along_height.weight,
         weights["token_mix.5.1.proh_w.weight"].flatten(1),
     )
 
@@ -261,7 +271,9 @@ def test_a_training_checkpoint_with_its_arguments_loads(
     ("options", "words"),
     [
         ({"grid": "pad"}, "pad"),
-        ({"shift_windows": 1}, "1"),
+        ({"shift_windows": 1}, "shift_windows.*1"),
+        ({"recompute": "yes"}, "recompute.*'yes'"),
+        ({"batch_norm_eps": 0}, "batch_norm_eps.*0"),
         ({"image_size": 31}, "31"),
         ({"image_size": (224, "224")}, "224"),
         ({"arch": {**ARCH, "depths": (1, 1, 1)}}, "depths"),

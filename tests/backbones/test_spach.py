@@ -8,7 +8,7 @@ from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import SPACH
-from mlp_backbones.backbones.spach import PatchMerge, SpachBlock, TokenAttention
+from mlp_backbones.backbones.spach import NormedMerge, SpachBlock, TokenAttention
 
 # billions of multiply-adds at 224 of the fact sheet
 GMACS = {
@@ -115,7 +115,7 @@ def test_block_by_its_formula() -> None:
             patch = padded[:, row : row + 3, column : column + 3]
             weights = kernel[:, 0].permute(1, 2, 0)
             convolved[:, row, column] = (patch * weights).sum((1, 2)) + bias
-    y = x + block.gamma * mixer(block.norm1(x)) + convolved
+    y = x + block.layer_scale.gamma * mixer(block.norm1(x)) + convolved
     expected = y + block.mlp.fc2(
         torch.nn.functional.gelu(block.mlp.fc1(block.norm2(y)))
     )
@@ -133,7 +133,9 @@ def test_stochastic_depth_spares_the_convolution() -> None:
     ).train()
     x = torch.randn(64, 4, 5, 6)
     convolved = x + block.cpe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    mixed = 2 * block.gamma * block.mixer(block.norm1(x))  # survivors count twice
+    mixed = (
+        2 * block.layer_scale.gamma * block.mixer(block.norm1(x))
+    )  # survivors count twice
     with torch.no_grad():
         out = block(x)
         seen = set()
@@ -200,7 +202,7 @@ def test_single_stages_are_tapped_after_quarters(
 
 
 def test_merge_norms_the_whole_map() -> None:
-    merge = PatchMerge(4, 6, norm_eps=1e-5)
+    merge = NormedMerge(4, 6, norm_eps=1e-5)
     x = 3 + torch.randn(2, 8, 6, 4)
     out: Tensor = merge(x)
     assert out.shape == (2, 4, 3, 6)

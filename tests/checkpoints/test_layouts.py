@@ -181,7 +181,7 @@ def test_arguments_of_nonsense_are_refused() -> None:
     backbone = MlpMixer(MICRO["mlp_mixer"])
     for arguments in ({"gelu": "relu"}, {"norm_eps": -1.0}, {"depth": 3}):
         with pytest.raises(ValueError, match=str(next(iter(arguments)))):
-            backbone.apply_layout_arguments(arguments)
+            backbone.apply_noted_arguments(arguments)
     assert (backbone.gelu, backbone.norm_eps) == ("erf", 1e-6)
 
 

@@ -11,7 +11,6 @@ from dev.zoo.checking import check_family, check_model_index
 from dev.zoo.counting import count_flops, has_flops
 from dev.zoo.naming import sort_key
 from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
-from mlp_backbones.engine.launch import read_config
 
 CONFIG_DIR = config_dir()
 
@@ -24,12 +23,6 @@ RECORDED = {
     "Top 1 Accuracy": "accuracy/top1",
 }
 """Names of the metrics in the records of `benchmarks/results`."""
-
-WAYS_TO_HAVE_NO_WEIGHTS = (
-    "cycle_mlp/retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco",  # the authors' weights
-    "as_mlp/retinanet_as-mlp-tiny_fpn_8xb2-1x_coco",  # an empty init_cfg
-    "res_mlp/retinanet_res-mlp-s12_fpn_8xb2-1x_coco",  # no init_cfg
-)
 """One config of each form that an own checkpoint takes the place of."""
 
 LARGE = {
@@ -169,14 +162,3 @@ def test_the_readme_shows_every_config_and_marks_borrowed_numbers(family_dir):
             v for title, v in columns[stem].items() if title.endswith("(paper)")
         ]
         assert value in borrowed, (stem, value)
-
-
-@pytest.mark.parametrize("stem", WAYS_TO_HAVE_NO_WEIGHTS)
-def test_a_checkpoint_can_be_named_by_option(stem: str) -> None:
-    options = {
-        "model.backbone.init_cfg.type": "Pretrained",
-        "model.backbone.init_cfg.checkpoint": "own.pth",
-    }
-    config = read_config(str(CONFIG_DIR / f"{stem}.py"), options)
-    expected = {"type": "Pretrained", "checkpoint": "own.pth"}
-    assert config.model.backbone.init_cfg == expected

@@ -4,7 +4,8 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from mlp_backbones.datasets.checks import DataError
-from mlp_backbones.engine.cli import UserError, one_line, run_tool
+from mlp_backbones.engine.cli import run_tool
+from mlp_backbones.engine.errors import UserError, one_line
 
 
 class Broken(Dataset):

@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     summary = commands.add_parser("summary", help="best results and times")
     times = commands.add_parser("cal_train_time", help="seconds an iteration takes")
     curve = commands.add_parser(
-        "plot_curve", help="curves, by way of tools/analysis_tools/plot_curves.py"
+        "plot_curve", help="PNGs of the loss, learning rate and metric curves"
     )
     for command in (summary, times, curve):
         command.add_argument(
@@ -30,6 +30,9 @@ def parse_args() -> argparse.Namespace:
     )
     curve.add_argument(
         "--keys", nargs="+", help="names of the curves, e.g. loss_cls coco/bbox_mAP"
+    )
+    curve.add_argument(
+        "--smooth", type=int, default=1, help="points in the running mean of losses"
     )
     curve.add_argument("--out-dir", type=Path, help="default: the first run's folder")
     return parser.parse_args()
@@ -50,7 +53,7 @@ def main() -> int:
         else:
             first = args.runs[0]
             out_dir = args.out_dir or (first.parent if first.is_file() else first)
-            for file in save_curves(args.runs, out_dir, args.keys):
+            for file in save_curves(args.runs, out_dir, args.keys, args.smooth):
                 print(file)
 
     return run_tool(work, "analyze_logs.py", args.debug)

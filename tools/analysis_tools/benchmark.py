@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
+from mlp_backbones.engine.cli import UserError, add_config_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -14,7 +14,7 @@ def parse_args() -> argparse.Namespace:
         description="Measure images per second on random images, from the median time "
         "of a batch. The decoding of outputs into boxes is not part of it."
     )
-    parser.add_argument("config", help="config file")
+    add_config_arguments(parser, overwrite="--out")
     parser.add_argument(
         "--shape",
         nargs="+",
@@ -38,18 +38,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--num-threads", type=int, help="CPU threads")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the config",
-    )
     parser.add_argument("--out", type=Path, help="JSON file with all times")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="let --out replace a file"
-    )
-    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -62,7 +51,7 @@ def main() -> int:
         from mlp_backbones.analysis.models import TensorForward
         from mlp_backbones.analysis.throughput import measure_throughput
         from mlp_backbones.building import build_model
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.config import read_config
 
         if len(args.shape) > 2:
             raise UserError(f"--shape takes one or two sides, got {args.shape}")
@@ -70,7 +59,7 @@ def main() -> int:
             raise UserError(f"--out {args.out} exists; --overwrite replaces it")
         if args.num_threads is not None:
             torch.set_num_threads(args.num_threads)
-        config = read_config(args.config, parse_options(args.cfg_options))
+        config = read_config(args.config, args.cfg_options)
         result = measure_throughput(
             TensorForward(build_model(config), args.backbone_only),
             (args.shape[0], args.shape[-1]),

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
+from mlp_backbones.engine.cli import UserError, add_config_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -11,7 +11,7 @@ def parse_args() -> argparse.Namespace:
         description="Count parameters and multiply-adds (what papers call FLOPs) of a "
         "classifier, detector or segmentor, or of its backbone."
     )
-    parser.add_argument("config", help="config file")
+    add_config_arguments(parser)
     parser.add_argument(
         "--shape",
         nargs="+",
@@ -23,14 +23,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--backbone-only", action="store_true", help="leave out neck and heads"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the config",
-    )
-    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -42,12 +34,12 @@ def main() -> int:
             measure_complexity,
             print_complexity,
         )
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.config import read_config
 
         if len(args.shape) > 2:
             raise UserError(f"--shape takes one or two sides, got {args.shape}")
         shape = (args.shape[0], args.shape[-1])
-        config = read_config(args.config, parse_options(args.cfg_options))
+        config = read_config(args.config, args.cfg_options)
         complexity = measure_complexity(config, shape, args.backbone_only)
         part = "backbone" if args.backbone_only else config.model.type
         print_complexity(complexity, f"{args.config}: {part}")

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
+from mlp_backbones.engine.cli import UserError, add_config_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -12,7 +12,7 @@ def parse_args() -> argparse.Namespace:
         description="Run a checkpoint on the first images of the test set and draw "
         "ground truth (left) and prediction (right)."
     )
-    parser.add_argument("config", help="config file")
+    add_config_arguments(parser)
     parser.add_argument("checkpoint", help="checkpoint file")
     parser.add_argument("out_dir", type=Path, help="folder for the pictures")
     parser.add_argument("--num-images", type=int, default=8)
@@ -22,14 +22,6 @@ def parse_args() -> argparse.Namespace:
         default=0.3,
         help="leave out detections below it",
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the config",
-    )
-    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -38,16 +30,15 @@ def main() -> int:
 
     def work() -> None:
         from mlp_backbones.analysis.pictures import save_prediction_pictures
-        from mlp_backbones.engine.launch import (
+        from mlp_backbones.engine.config import (
             check_checkpoint,
             check_data,
-            parse_options,
             read_config,
         )
 
         if args.out_dir.is_dir() and any(args.out_dir.iterdir()):
             raise UserError(f"{args.out_dir} is not empty; choose a new folder")
-        config = read_config(args.config, parse_options(args.cfg_options))
+        config = read_config(args.config, args.cfg_options)
         check_checkpoint(args.checkpoint)
         check_data(config, ("test",))
         for file in save_prediction_pictures(

@@ -8,6 +8,7 @@ from mlp_backbones.datasets.digit_scenes import (
     DigitScenesOptions,
     make_digit_scenes,
 )
+from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,22 +60,23 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="replace a set of digit scenes that is already there",
     )
+    add_debug_option(parser)
     return parser.parse_args()
 
 
 def main() -> int:
     args = vars(parse_args())
     out_dir, overwrite = args.pop("out"), args.pop("overwrite")
+    debug = args.pop("debug")
     args["formats"] = tuple(args["formats"])
-    try:
+
+    def work() -> None:
         root = make_digit_scenes(
             out_dir, DigitScenesOptions(**args), overwrite=overwrite, progress=True
         )
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"digit scenes written to {root}")
-    return 0
+        print(f"digit scenes written to {root}")
+
+    return run_tool(work, "make_digit_scenes.py", debug)
 
 
 if __name__ == "__main__":

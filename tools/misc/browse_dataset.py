@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlp_backbones.engine.cli import add_debug_option, run_tool
+from mlp_backbones.engine.cli import add_config_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -13,21 +13,13 @@ def parse_args() -> argparse.Namespace:
         "the config's pipeline leaves them: what a model learns from. Pictures of an "
         "earlier run are replaced."
     )
-    parser.add_argument("config", help="config file")
+    add_config_arguments(parser)
     parser.add_argument("out_dir", type=Path, help="folder for the pictures")
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="train", help="which data"
     )
     parser.add_argument("--num-images", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of random transforms")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the config; data_root=DIR moves every path",
-    )
-    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -38,9 +30,9 @@ def main() -> int:
         from mmengine.runner import set_random_seed
 
         from mlp_backbones.analysis.samples import save_sample_pictures
-        from mlp_backbones.engine.launch import check_data, parse_options, read_config
+        from mlp_backbones.engine.config import check_data, read_config
 
-        config = read_config(args.config, parse_options(args.cfg_options))
+        config = read_config(args.config, args.cfg_options)
         check_data(config, (args.split,))
         set_random_seed(args.seed)
         for file in save_sample_pictures(

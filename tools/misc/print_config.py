@@ -4,28 +4,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
+from mlp_backbones.engine.cli import UserError, add_config_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Print a config with everything it inherits and is overridden by."
     )
-    parser.add_argument("config", help="config file")
+    add_config_arguments(parser, overwrite="--save-path")
     parser.add_argument(
         "--save-path", type=Path, help="write it to this .py, .json or .yml file too"
     )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="let --save-path replace a file"
-    )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="settings that override the config",
-    )
-    add_debug_option(parser)
     return parser.parse_args()
 
 
@@ -33,7 +22,7 @@ def main() -> int:
     args = parse_args()
 
     def work() -> None:
-        from mlp_backbones.engine.launch import parse_options, read_config
+        from mlp_backbones.engine.config import read_config
 
         path = args.save_path
         if path is not None:
@@ -43,7 +32,7 @@ def main() -> int:
                 raise UserError(f"--save-path {path} exists; --overwrite replaces it")
             if not path.absolute().parent.is_dir():
                 raise UserError(f"--save-path {path}: its folder does not exist")
-        config = read_config(args.config, parse_options(args.cfg_options))
+        config = read_config(args.config, args.cfg_options)
         print(config.pretty_text)
         if path is not None:
             config.dump(path)

@@ -1,0 +1,195 @@
+"""Configs as the tools use them: read, overridden, and checked before a run."""
+
+import importlib.util
+import os
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from mlp_backbones.config_names import TASKS
+from mlp_backbones.engine.errors import UserError, one_line
+from mlp_backbones.engine.overrides import check_options, parse_options
+
+
+def load_config(args: Namespace) -> Config:
+    """Read the config and apply every option that train and test share.
+
+    Raises:
+        UserError: on a missing or faulty file, an option whose key the config does
+            not have, or options that do not go together.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        os.environ["LOCAL_RANK"] = str(args.local_rank)
+    config = read_config(args.config, args.cfg_options)
+    config.launcher = args.launcher
+    if args.work_dir is not None:
+        config.work_dir = args.work_dir
+    elif config.get("work_dir") is None:
+        config.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    if args.seed is not None:
+        config.setdefault("randomness", ConfigDict()).seed = args.seed
+    if args.deterministic:
+        config.setdefault("randomness", ConfigDict()).deterministic = True
+    if args.compile and not config.get("compile"):
+        config.compile = True
+    if args.amp_dtype is not None:
+        args.amp = True
+    _set_dataloader_defaults(config)
+    _set_pictures(config, args)
+    return config
+
+
+def read_config(file: str, options: Mapping[str, Any] | Iterable[str] = ()) -> Config:
+    """Read a config file and merge options into it.
+
+    Args:
+        file: Path of the config.
+        options: Settings such as ``model.backbone.arch=b2``, as text or as full keys
+            with their values.
+
+    Raises:
+        UserError: If the file is missing or faulty, its scope is unknown, or an option
+            has no place in it (:func:`mlp_backbones.engine.overrides.check_options`).
+    """
+    if not isinstance(options, Mapping):
+        options = parse_options(options)
+    if not Path(file).is_file():
+        raise UserError(f"config file {file} does not exist")
+    try:
+        config = Config.fromfile(file)
+    except Exception as error:
+        raise UserError(f"config file {file} cannot be read: {one_line(error)}") from (
+            error
+        )
+    check_options(config, options)
+    old_root = config.get("data_root")
+    try:
+        config.merge_from_dict(dict(options))
+    except (KeyError, TypeError) as error:
+        raise UserError(f"--cfg-options: {one_line(error)}") from error
+    if "data_root" in options:
+        config = _move_data_root(config, str(old_root), str(config.data_root))
+    scope = config.get("default_scope")
+    if scope not in TASKS:
+        raise UserError(
+            f"default_scope of {file} is {scope!r}, allowed: {', '.join(TASKS)}"
+        )
+    if importlib.util.find_spec(scope) is None:
+        raise UserError(f"{file} is a {TASKS[scope]} config, which needs {scope}")
+    return config
+
+
+def _move_data_root(config: Config, old: str, new: str) -> Config:
+    """Let `data_root=...` reach every path that the config file made with it.
+
+    Without this only the variable would change, which nothing reads any more.
+    """
+    old, new = old.rstrip("/"), new.rstrip("/")
+
+    def moved(node: Any) -> Any:
+        if isinstance(node, dict):
+            return type(node)({key: moved(value) for key, value in node.items()})
+        if isinstance(node, (list, tuple)):
+            return type(node)(moved(value) for value in node)
+        if isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
+            return new + node[len(old) :]
+        return node
+
+    return Config(moved(config.to_dict()), filename=config.filename)
+
+
+def _set_dataloader_defaults(config: Config) -> None:
+    """Give dataloaders what mmpretrain's own tools give them and no config states."""
+    import torch
+
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = config.get(name)
+        if loader is None:
+            continue
+        if not loader.get("num_workers"):
+            loader.persistent_workers = False
+            loader.pop("prefetch_factor", None)
+        if config.default_scope == "mmpretrain":
+            loader.setdefault("collate_fn", ConfigDict(type="default_collate"))
+            loader.setdefault("persistent_workers", bool(loader.get("num_workers")))
+            loader.setdefault("pin_memory", torch.cuda.is_available())
+
+
+def _set_pictures(config: Config, args: Namespace) -> None:
+    """Add the hook behind --show and --show-dir."""
+    if args.show or args.show_dir is not None:
+        add_hook(
+            config,
+            type="mlp_backbones.PredictionPicturesHook",
+            out_dir=args.show_dir,
+            show=args.show,
+            wait_time=args.wait_time,
+        )
+
+
+def add_hook(config: Config, **hook: Any) -> None:
+    """Append a hook to the config's own.
+
+    Args:
+        config: The config, changed in place.
+        hook: The hook's ``type`` and arguments.
+    """
+    config.custom_hooks = [*(config.get("custom_hooks") or []), ConfigDict(hook)]
+
+
+def check_data(config: Config, splits: tuple[str, ...]) -> None:
+    """Look through the annotations that a run will use, before anything is built.
+
+    Of a distributed run only the first process does it.
+
+    Raises:
+        UserError: with what is wrong in which file.
+    """
+    from mlp_backbones.datasets import checks
+
+    if not is_first_process():
+        return
+    try:
+        checks.check_data(config, splits)
+    except (ValueError, OSError) as error:
+        raise UserError(one_line(error), exit_code=1) from error
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, before the processes know each other."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
+    """Refuse a checkpoint that is missing, unreadable, or more than plain data.
+
+    MMEngine would run the code in a file that asks for it. Files and http(s) addresses
+    are therefore read here first, with nothing but tensors and plain data admitted;
+    other addresses (`open-mmlab://...`) are left to MMEngine.
+
+    Args:
+        path: file or address.
+        whole_model: refuse kinds of files that MMEngine does not load models from.
+
+    Raises:
+        UserError: with what is wrong with which file.
+    """
+    if "://" in path and not path.startswith(("http://", "https://")):
+        return
+    bare = Path(path).suffix in (".safetensors", ".npz")
+    if whole_model and bare and Path(path).is_file():
+        raise UserError(
+            f"{path}: MMEngine loads whole models from files of torch.save only; give "
+            "weights of a backbone as model.backbone.init_cfg.checkpoint"
+        )
+    from mlp_backbones.checkpoints import read_checkpoint
+
+    try:
+        read_checkpoint(path)
+    except FileNotFoundError as error:
+        raise UserError(one_line(error)) from error
+    except (ValueError, OSError) as error:
+        raise UserError(one_line(error), exit_code=1) from error
