@@ -25,7 +25,7 @@ from mlp_backbones.layers import (
     NormedConvEmbed,
     apply_norm,
 )
-from mlp_backbones.ops import axial_shift, forms, shift_taps
+from mlp_backbones.ops import axial_shift, dispatch, shift_taps
 from mlp_backbones.registry import MODELS
 
 _PATCH_SIZE = 4
@@ -69,7 +69,7 @@ class AxialShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         # whole groups move alike: fewer passes than by single channels
-        if forms.suits_gpu(x):
+        if dispatch.prefers_gpu_kernel(x):
             return _shift_by_groups(x, self.shift_size, self.axis)
         return axial_shift(x, self.taps, self.axis)
 

@@ -30,7 +30,7 @@ from mlp_backbones.layers import (
     TokenGrid,
     init_lecun_normal,
 )
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import dispatch
 from mlp_backbones.registry import MODELS
 
 HOSTS = ("mlp_mixer", "res_mlp")
@@ -136,7 +136,7 @@ class CirculantMixer(GridMixer):
             x = x.masked_fill(~mask, 0)
         (weight,) = weights
         tokens = x.flatten(1, 2)  # (B, H, W, C) -> (B, H*W, C)
-        on_gpu = forms.suits_gpu(x)
+        on_gpu = dispatch.prefers_gpu_kernel(x)
         enough = _MIN_FFT_TOKENS_GPU if on_gpu else _MIN_FFT_TOKENS_CPU
         if tokens.shape[1] < enough or torch.onnx.is_in_onnx_export():
             mixed = correlate_by_product(tokens, weight)

@@ -26,12 +26,8 @@ from mlp_backbones.backbones.base import (
 )
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import trailing_downsample
-from mlp_backbones.layers import (
-    ChannelLinear,
-    ChannelMLP,
-    MixerBlock,
-    recomputed,
-)
+from mlp_backbones.layers import ChannelLinear, ChannelMLP, MixerBlock
+from mlp_backbones.ops import recomputed
 from mlp_backbones.registry import MODELS
 
 GLOBAL_GROUPINGS = ("span", "fixed")

@@ -23,10 +23,8 @@ from mlp_backbones.layers import (
     MixerBlock,
     SplitAttention,
     blend,
-    channel_linear,
-    recomputed,
 )
-from mlp_backbones.ops import axial_shift, shift_taps
+from mlp_backbones.ops import axial_shift, channel_linear, recomputed, shift_taps
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/ShoufaChen/CycleMLP/releases/download/v0.1/"

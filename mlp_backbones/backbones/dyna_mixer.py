@@ -27,9 +27,9 @@ from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
     MixerBlock,
-    channel_linear,
     resize_axis,
 )
+from mlp_backbones.ops import channel_linear
 from mlp_backbones.registry import MODELS
 
 

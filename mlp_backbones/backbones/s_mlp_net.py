@@ -22,11 +22,9 @@ from mlp_backbones.layers import (
     MixerBlock,
     TokenGrid,
     apply_norm,
-    channel_linear,
-    fold_batch_norm,
     resize_axis,
 )
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import channel_linear, dispatch, fold_batch_norm
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/microsoft/SPACH/releases/download/v1.0/"
@@ -149,7 +147,7 @@ class SparseMixer(GridMixer):
             _cut(column_bias, column_runs), to_columns.sum(1)
         ).unsqueeze(1)  # (H, W, C)
         parts = (x, rows.view(x.shape), columns.view(x.shape))
-        if forms.suits_gpu(x):  # spares the map of three times the channels
+        if dispatch.prefers_gpu_kernel(x):  # spares the map of three times the channels
             return _fuse_one_by_one(parts, self.fuse.weight, bias)
         return channel_linear(torch.cat(parts, dim=-1), self.fuse.weight) + bias
 

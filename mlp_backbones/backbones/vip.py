@@ -21,13 +21,8 @@ from mlp_backbones.backbones.resampled import (
 )
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import tell_downsamplings
-from mlp_backbones.layers import (
-    AxialMixer,
-    ChannelMLP,
-    MixerBlock,
-    channel_linear,
-    resize_axis,
-)
+from mlp_backbones.layers import AxialMixer, ChannelMLP, MixerBlock, resize_axis
+from mlp_backbones.ops import channel_linear
 from mlp_backbones.registry import MODELS
 
 

@@ -26,8 +26,8 @@ from mlp_backbones.layers import (
     NormedConvEmbed,
     SplitAttention,
     apply_norm,
-    fold_batch_norm,
 )
+from mlp_backbones.ops import fold_batch_norm
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/huawei-noah/CV-Backbones/releases/download/wavemlp/"

@@ -6,7 +6,7 @@ from mlp_backbones.layers.drop_path import DropPath
 from mlp_backbones.layers.layer_scale import LayerScale
 from mlp_backbones.layers.map_norm import apply_norm
 from mlp_backbones.layers.mlp import ChannelMLP
-from mlp_backbones.layers.recompute import recomputed
+from mlp_backbones.ops.recompute import recomputed
 
 
 class MixerBlock(nn.Module):

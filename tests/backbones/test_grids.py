@@ -8,7 +8,7 @@ from mmengine.analysis import get_model_complexity_info
 from sizes import MICRO, build_micro
 from torch import Tensor
 
-import mlp_backbones.layers.grid as grid_module
+import mlp_backbones.layers.grid_mixer as grid_module
 from mlp_backbones.backbones import MLPBackbone, ResampledBackbone
 from mlp_backbones.factory import families
 from mlp_backbones.layers import CachingModule, GridMixer

@@ -19,7 +19,7 @@ from mlp_backbones import get_model, list_models
 from mlp_backbones.backbones import ResampledBackbone
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.factory import families
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import dispatch
 
 CASES = [
     file
@@ -59,7 +59,7 @@ def test_outputs_and_input_gradient_are_the_official_ones(
 def test_the_forms_for_gpus_are_the_official_ones(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forms, "suits_gpu", lambda x: True)
+    monkeypatch.setattr(dispatch, "prefers_gpu_kernel", lambda x: True)
     _assert_parity(load_reference_case(file))
 
 

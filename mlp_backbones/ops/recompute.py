@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mlp_backbones.ops.compiling import is_compiling
+from mlp_backbones.ops.dispatch import is_compiling
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
