@@ -1,5 +1,4 @@
 _base_ = [
-    "../_base_/backbones/conv-mlp_mini.py",
     "../_base_/digit_scenes/models/mask-rcnn_fpn.py",
     "../_base_/digit_scenes/datasets/instance.py",
     "../_base_/digit_scenes/schedules/6e.py",
@@ -7,6 +6,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(type="mlp_backbones.ConvMLP", arch="mini"),
+    neck=dict(in_channels=[32, 64, 128, 192]),
 )

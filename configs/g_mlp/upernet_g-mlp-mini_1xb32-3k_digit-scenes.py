@@ -1,5 +1,4 @@
 _base_ = [
-    "../_base_/backbones/g-mlp_mini.py",
     "../_base_/digit_scenes/models/upernet.py",
     "../_base_/digit_scenes/datasets/segmentation.py",
     "../_base_/digit_scenes/schedules/3k.py",
@@ -7,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=64),
-    decode_head=dict(in_channels=_base_.widths),
-    auxiliary_head=dict(in_channels=_base_.widths[2]),
+    backbone=dict(type="mlp_backbones.GMLP", arch="mini", image_size=64),
+    decode_head=dict(in_channels=[48, 96, 96, 96]),
+    auxiliary_head=dict(in_channels=96),
 )

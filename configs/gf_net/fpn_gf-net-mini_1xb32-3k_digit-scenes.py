@@ -1,5 +1,4 @@
 _base_ = [
-    "../_base_/backbones/gf-net_mini.py",
     "../_base_/digit_scenes/models/semantic-fpn.py",
     "../_base_/digit_scenes/datasets/segmentation.py",
     "../_base_/digit_scenes/schedules/3k.py",
@@ -8,6 +7,8 @@ _base_ = [
 
 model = dict(
     # Digits are as large in whole scenes as in the crops: so the filters stay, too.
-    backbone=dict(**_base_.backbone, image_size=64, filter_resize="kernel"),
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(
+        type="mlp_backbones.GFNet", arch="mini", image_size=64, filter_resize="kernel"
+    ),
+    neck=dict(in_channels=[32, 64, 128, 192]),
 )

@@ -1,5 +1,4 @@
 _base_ = [
-    "../_base_/backbones/res-mlp_mini.py",
     "../_base_/digit_scenes/models/mask-rcnn_fpn.py",
     "../_base_/digit_scenes/datasets/instance.py",
     "../_base_/digit_scenes/schedules/6e.py",
@@ -7,6 +6,8 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=96, shift_windows=True),
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(
+        type="mlp_backbones.ResMLP", arch="mini", image_size=96, shift_windows=True
+    ),
+    neck=dict(in_channels=[64, 128, 128, 128]),
 )

@@ -1,5 +1,4 @@
 _base_ = [
-    "../_base_/backbones/s2-mlp_mini.py",
     "../_base_/digit_scenes/models/retinanet_fpn.py",
     "../_base_/digit_scenes/datasets/detection.py",
     "../_base_/digit_scenes/schedules/8e.py",
@@ -7,6 +6,6 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.widths[1:]),
+    backbone=dict(type="mlp_backbones.S2MLP", arch="mini"),
+    neck=dict(in_channels=[80, 160, 160]),
 )

@@ -1,5 +1,4 @@
 _base_ = [
-    "../_base_/backbones/s-mlp-net_mini.py",
     "../_base_/digit_scenes/models/image-classifier.py",
     "../_base_/digit_scenes/datasets/classification.py",
     "../_base_/digit_scenes/schedules/10e.py",
@@ -8,6 +7,6 @@ _base_ = [
 
 auto_scale_lr = dict(base_batch_size=32)
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=64),
-    head=dict(in_channels=_base_.widths[-1]),
+    backbone=dict(type="mlp_backbones.SMLPNet", arch="mini", image_size=64),
+    head=dict(in_channels=192),
 )

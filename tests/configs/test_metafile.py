@@ -23,7 +23,6 @@ RECORDED = {
     "Top 1 Accuracy": "accuracy/top1",
 }
 """Names of the metrics in the records of `benchmarks/results`."""
-"""One config of each form that an own checkpoint takes the place of."""
 
 LARGE = {
     "ccs_mlp_mixer_b16",

@@ -89,7 +89,7 @@ def _weights_faults(config, path, name):
     official = {"type": "Pretrained", "checkpoint": "official"}
     has_weights = name.head is not None and name.size.replace("-", "_") in released
     init = config.model.backbone.get("init_cfg")
-    if (init or None) != (official if has_weights else None):
+    if init != (official if has_weights else None):  # {} would be a second spelling
         yield f"init_cfg {init}, though weights are {'' if has_weights else 'not '}here"
 
 
@@ -159,6 +159,7 @@ DIGITS = "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes"
         (CLASSIFIER, {"custom_imports": {}}, "not self-contained"),
         (DETECTOR, {"model.backbone.init_cfg.checkpoint": "b2.pth"}, "init_cfg"),
         (DIGITS, {"model.backbone.init_cfg": {"type": "Pretrained"}}, "init_cfg"),
+        (DIGITS, {"model.backbone.init_cfg": {}}, "init_cfg"),
         (DETECTOR, {"val_dataloader.dataset.pipeline.0.type": "Load"}, "val reads"),
         (DETECTOR, {"test_dataloader.dataset.pipeline.0.type": "Load"}, "test pipe"),
         (DETECTOR, {"test_dataloader.dataset.pipeline.1.type": "Flip"}, "goes on"),
