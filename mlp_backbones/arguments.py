@@ -1,4 +1,9 @@
-"""Checks of users' arguments: each returns the value, or says what is allowed."""
+"""Checks of users' arguments: each returns the value, or says what is allowed.
+
+All take the argument's name, for the message, and the value that the user gave. They
+raise ValueError, and :func:`switch` TypeError, with name, value and what is allowed.
+True and False are no numbers; NaN and infinity are refused.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
@@ -7,111 +12,49 @@ ValueT = TypeVar("ValueT")
 
 
 def switch(name: str, value: Any) -> bool:
-    """Check that an argument is True or False.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-
-    Raises:
-        TypeError: If it is neither.
-    """
+    """Check that an argument is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return value
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Check that an argument is a whole number of at least 1.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-
-    Raises:
-        ValueError: If it is anything else; True is no number.
-    """
+    """Check that an argument is a whole number of at least 1."""
     if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a positive whole number, got {value!r}")
     return value
 
 
 def odd(name: str, value: Any) -> int:
-    """Check that an argument is an odd whole number of at least 1.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-
-    Raises:
-        ValueError: If it is anything else.
-    """
-    if (
-        not isinstance(value, int)
-        or isinstance(value, bool)
-        or value < 1
-        or not value % 2
-    ):
+    """Check that an argument is an odd whole number of at least 1."""
+    if type(value) is not int or value < 1 or value % 2 == 0:
         raise ValueError(f"{name} must be a positive odd number, got {value!r}")
     return value
 
 
 def positive(name: str, value: Any) -> float:
-    """Check that an argument is a number above 0.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-
-    Raises:
-        ValueError: If it is anything else; NaN and infinity are refused.
-    """
+    """Check that an argument is a number above 0."""
     if not _is_number(value) or not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a positive number, got {value!r}")
     return value
 
 
 def not_negative(name: str, value: Any) -> float:
-    """Check that an argument is a number of at least 0.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-
-    Raises:
-        ValueError: If it is anything else; NaN and infinity are refused.
-    """
+    """Check that an argument is a number of at least 0."""
     if not _is_number(value) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
     return value
 
 
 def rate(name: str, value: Any) -> float:
-    """Check that an argument is a probability below 1.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-
-    Raises:
-        ValueError: If it does not lie in [0, 1).
-    """
+    """Check that an argument is a probability below 1."""
     if not _is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
     return value
 
 
 def one_of(name: str, value: ValueT, choices: Iterable[ValueT]) -> ValueT:
-    """Check that an argument is one of the values allowed.
-
-    Args:
-        name: The argument's name, for the message.
-        value: What the user gave.
-        choices: The values allowed.
-
-    Raises:
-        ValueError: If it is none of them.
-    """
+    """Check that an argument is one of the values allowed."""
     allowed = tuple(choices)
     # True == 1: a switch must not pass for a number
     if not any(value == one and type(value) is type(one) for one in allowed):
