@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
 from mlp_backbones.testing.configs import find_config_dir
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 BATCH = 4
 RUNS = {  # head, schedule, and the metric that tells how well it went
     "retinanet_cycle-mlp-mini_fpn_1xb8-8e": "coco/bbox_mAP_50",
