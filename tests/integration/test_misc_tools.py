@@ -26,7 +26,7 @@ from mlp_backbones.engine import launch
 from mlp_backbones.engine import options as engine_options
 from mlp_backbones.factory import Classifier
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 TOOLS = REPOSITORY / "tools"
 
 

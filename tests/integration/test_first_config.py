@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs" / "first_config.md").read_text()
 NEW = "configs/my_mixer/retinanet_my-mixer-tiny_fpn_8xb2-1x_coco.py"
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_scenes
-from mlp_backbones.testing.configs import find_config_dir
 
-TOOLS = Path(__file__).parents[1] / "tools"
+TOOLS = Path(__file__).parents[2] / "tools"
 BATCH = 4
 RUNS = {  # head, schedule, and the metric that tells how well it went
     "retinanet_cycle-mlp-mini_fpn_1xb8-8e": "coco/bbox_mAP_50",
@@ -55,7 +55,7 @@ def _numbers(work_dir: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_train_resume_evaluate(run: str, scenes: Path, tmp_path: Path) -> None:
-    config_file = find_config_dir() / "cycle_mlp" / f"{run}_digit-scenes.py"
+    config_file = config_dir() / "cycle_mlp" / f"{run}_digit-scenes.py"
     config = Config.fromfile(config_file)
     part = Path(config.data_root).name
     by_epoch = config.train_cfg.get("type", "EpochBasedTrainLoop") != (

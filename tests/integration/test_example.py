@@ -12,7 +12,7 @@ import openmmlab_runs
 import pytest
 import torch
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "my_mixer"
 GUIDE = (REPOSITORY / "docs" / "adding_a_backbone.md").read_text()
 CONFIG = "configs/retinanet_my-mixer-tiny_fpn_1xb8-8e_digit-scenes.py"
