@@ -26,6 +26,26 @@ PYTHON_STAMP := $(STAMPS)/python-$(or $(PYTHON_VERSION),none)
 SETUP = '$(PYTHON)' tools/misc/setup_env.py --venv '$(VENV)' \
     --min-free-gib '$(MIN_FREE_GIB)'
 
+# `make demo` trains this: retinanet, mask-rcnn, semantic-fpn, upernet or classification.
+TASK ?= retinanet
+DEMO_retinanet := retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes.py
+DEMO_mask-rcnn := mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e_digit-scenes.py
+DEMO_semantic-fpn := fpn_cycle-mlp-mini_1xb32-3k_digit-scenes.py
+DEMO_upernet := upernet_cycle-mlp-mini_1xb32-3k_digit-scenes.py
+DEMO_classification := cycle-mlp-mini_1xb32-10e_digit-scenes.py
+DEMO_CONFIG = configs/cycle_mlp/$(DEMO_$(TASK))
+DEMO_DIR = work_dirs/demo_$(TASK)
+# Further options of tools/train.py, such as '--cfg-options train_cfg.max_epochs=2'.
+DEMO_OPTIONS ?=
+SCENES := data/digit_scenes
+RUN := '$(VENV)/bin/python'
+ifneq ($(filter demo,$(MAKECMDGOALS)),)
+ifeq ($(strip $(DEMO_$(TASK))),)
+$(error TASK=$(TASK) is no task of the demo, choose retinanet, mask-rcnn, \
+    semantic-fpn, upernet or classification)
+endif
+endif
+
 .PHONY: help setup demo test lint typecheck format clean clean-venv
 .DELETE_ON_ERROR:
 # The steps of the set-up share one environment.
@@ -34,8 +54,19 @@ SETUP = '$(PYTHON)' tools/misc/setup_env.py --venv '$(VENV)' \
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' Makefile
 
-demo: setup ## set up, then train, evaluate and draw a small detector (about 10 min)
-	$(BIN)/python tools/misc/run_demo.py
+demo: setup $(SCENES)/digit_scenes.json ## set up, then train, evaluate and draw a small detector (about 10 min)
+	@if [ -e '$(DEMO_DIR)' ]; then \
+	    mv '$(DEMO_DIR)' "$(DEMO_DIR)_$$(date +%Y%m%d_%H%M%S)"; fi
+	$(RUN) tools/train.py $(DEMO_CONFIG) --work-dir $(DEMO_DIR)/run $(DEMO_OPTIONS)
+	$(RUN) tools/test.py $(DEMO_CONFIG) "$$(cat $(DEMO_DIR)/run/last_checkpoint)" \
+	    --work-dir $(DEMO_DIR)/test --show-dir $(DEMO_DIR)/pictures
+	$(RUN) tools/analysis_tools/analyze_logs.py plot_curve $(DEMO_DIR)/run \
+	    --out-dir $(DEMO_DIR)/curves
+	$(RUN) tools/analysis_tools/analyze_logs.py summary $(DEMO_DIR)/run
+
+# Complete as soon as its marker file is there.
+$(SCENES)/digit_scenes.json: | setup
+	$(RUN) tools/dataset_converters/make_digit_scenes.py --out $(SCENES)
 
 test: setup ## set up, then run every test
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) -m "slow or not slow"
