@@ -27,6 +27,7 @@ from mlp_backbones.engine.inference import (
     make_inferencer,
     predict,
     run_inference,
+    summarise,
 )
 
 CONFIG_DIR = config_dir() / "cycle_mlp"
@@ -537,15 +538,23 @@ def test_the_demo_refuses_in_one_line(trained, image_of, demo, tmp_path, wrong, 
 def test_predictions_do_not_depend_on_the_company(trained, scenes, tmp_path):
     """What is said of an image is the same alone and among others."""
     config, checkpoint = trained("mask-rcnn")
-    config = Config.fromfile(config)
     images = sorted((scenes / "val").glob("*.jpg"))
-    options = {"device": "cpu", "score_threshold": 0.08}
-    together = list(run_inference(images, config, checkpoint, tmp_path, **options))
-    (alone,) = run_inference(images[1:], config, checkpoint, tmp_path, **options)
+    inferencer = make_inferencer(Config.fromfile(config), checkpoint, "cpu")
+    together = list(run_inference(inferencer, images, tmp_path))
+    (alone,) = run_inference(inferencer, images[1:], tmp_path)
     assert alone == together[1]
-    assert alone.findings
-    inferencer = make_inferencer(config, checkpoint, "cpu")
     scores = predict(inferencer, images[1]).pred_instances.scores
-    assert [finding.score for finding in alone.findings] == pytest.approx(
-        sorted((score for score in scores.tolist() if score > 0.08), reverse=True)
-    )
+    assert alone[1]["scores"] == pytest.approx(scores.tolist())
+    assert len(scores) > 0
+
+
+def test_a_summary_is_short_and_says_what_it_leaves_out():
+    boxes = [[0.0, 1.0, 2.0, 3.4]] * 30
+    found = {"scores": [0.5] * 29 + [0.9], "classes": ["a"] * 29 + ["b"]}
+    lines = summarise({**found, "bboxes": boxes}, 0.3)
+    assert lines[0] == "b: 0.900 at 0, 1, 2, 3"
+    assert lines[-1] == "... and 10 more"
+    assert len(lines) == 21
+    assert summarise({**found, "bboxes": boxes}, 0.95) == [
+        "nothing above the threshold"
+    ]

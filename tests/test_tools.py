@@ -172,7 +172,9 @@ def test_resume_continues_where_the_run_ended(trained, tiny, tmp_path):
     assert [row["iter"] for row in scalars(work_dir)] == [3, 4]
     names = {file.name for file in work_dir.glob("*.pth")}
     assert names == {"iter_2.pth", "iter_4.pth"}
-    drawn = succeed(TOOLS / "analysis_tools" / "plot_curves.py", work_dir)
+    drawn = succeed(
+        TOOLS / "analysis_tools" / "analyze_logs.py", "plot_curve", work_dir
+    )
     assert [Path(line).name for line in drawn.split()] == [
         "loss.png", "lr.png", "metrics.png",
     ]  # fmt: skip
@@ -306,25 +308,42 @@ def test_compiled_training_gives_the_same_loss(trained, tiny, tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_leaves_what_it_promises(tmp_path):
+    """The Makefile's own lines, in a folder with links to what they use."""
     from mlp_backbones.datasets.digit_scenes import (
         DigitScenesOptions,
         make_digit_scenes,
     )
 
+    for name in ("configs", "mlp_backbones", "tools"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
     options = DigitScenesOptions(num_train=16, num_val=4, formats=("coco",))
-    data = make_digit_scenes(tmp_path / "scenes", options)
-    out_dir = tmp_path / "demo"
-    settings = ["train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
+    make_digit_scenes(tmp_path / "data" / "digit_scenes", options)
+    earlier = tmp_path / "work_dirs" / "demo_retinanet" / "run" / "epoch_8.pth"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("of an earlier demo")
     # After two steps hardly a score passes the usual threshold.
-    settings += ["default_hooks.checkpoint.interval=1", "model.test_cfg.score_thr=0.0"]
-    text = succeed(
-        TOOLS / "misc" / "run_demo.py",
-        *("--out-dir", out_dir, "--data-root", data, "--num-pictures", 2),
-        *("--cfg-options", *settings),
+    settings = (
+        "train_cfg.max_epochs=1 train_cfg.val_interval=1 "
+        "default_hooks.checkpoint.interval=1 model.test_cfg.score_thr=0.0"
     )
-    assert "coco/bbox_mAP_50" in text
-    record = json.loads((out_dir / "metrics.json").read_text())
-    assert 0 <= record["metrics"]["coco/bbox_mAP_50"] <= 1
-    assert len(list((out_dir / "pictures").glob("*.png"))) == 2
-    curves = {file.name for file in (out_dir / "curves").glob("*.png")}
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [
+            *("make", "-f", str(REPOSITORY / "Makefile"), "-o", "setup", "demo"),
+            *(f"VENV={sys.prefix}", f"DEMO_OPTIONS=--cfg-options {settings}"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert "coco/bbox_mAP_50" in done.stdout
+    demo = tmp_path / "work_dirs" / "demo_retinanet"
+    assert (demo / "run" / "epoch_1.pth").is_file()
+    assert len(list((demo / "pictures").glob("*.png"))) == 4
+    curves = {file.name for file in (demo / "curves").glob("*.png")}
     assert {"loss.png", "metrics.png"} <= curves
+    (kept,) = (tmp_path / "work_dirs").glob("demo_retinanet_*/run/epoch_8.pth")
+    assert kept.read_text() == "of an earlier demo"

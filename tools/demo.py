@@ -63,28 +63,32 @@ def main() -> int:
 
         from mlp_backbones.engine.config import read_config
         from mlp_backbones.engine.inference import (
+            check_outputs,
             find_images,
-            print_result,
+            make_inferencer,
             run_inference,
+            summarise,
         )
 
         config = read_config(args.config, args.cfg_options)
         images = find_images(args.images)
+        check_outputs(images, args.out, args.score_thr, args.opacity)
         # What the inferencers warn of has been checked here.
         MMLogger.get_instance("demo", log_level="ERROR")
-        for result in run_inference(
+        inferencer = make_inferencer(config, args.checkpoint, args.device, args.classes)
+        results = run_inference(
+            inferencer,
             images,
-            config,
-            args.checkpoint,
             args.out,
-            device=args.device,
             score_threshold=args.score_thr,
-            classes=args.classes,
             save_predictions=args.save_pred,
             opacity=args.opacity,
             with_labels=args.with_labels,
-        ):
-            print_result(result)
+        )
+        for image, (picture, prediction) in zip(images, results, strict=True):
+            print(f"{image} -> {picture}")
+            for line in summarise(prediction, args.score_thr):
+                print(f"    {line}")
 
     return run_tool(work, "demo.py", args.debug)
 

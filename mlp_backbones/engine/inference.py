@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from mmengine.structures import BaseDataElement
 
 from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
-from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.pictures import draw_sample, make_visualizer
@@ -27,46 +25,6 @@ from mlp_backbones.engine.pictures import draw_sample, make_visualizer
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something found in an image.
-
-    Attributes:
-        name: Name of the class.
-        score: What the model gives the class, up to 1; None for a segmentation.
-        box: Left, top, right and bottom edge in pixels; None where there is none.
-        share: The part of the image's pixels that is of the class, up to 1; None for
-            a classification and for detections without masks.
-        color: The class's colour in the picture, RGB; None for a classification.
-    """
-
-    name: str
-    score: float | None = None
-    box: tuple[float, float, float, float] | None = None
-    share: float | None = None
-    color: tuple[int, int, int] | None = None
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """What a model says of an image, and where that can be seen.
-
-    Attributes:
-        image: The image.
-        task: A value of :data:`mlp_backbones.config_names.TASKS`.
-        findings: The most certain, or the largest, first. Of a classification, the
-            five most likely classes.
-        picture: The image with the findings drawn in.
-        prediction: The JSON file, or None.
-    """
-
-    image: Path
-    task: str
-    findings: list[Finding]
-    picture: Path
-    prediction: Path | None
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -250,12 +208,6 @@ def _name_classes(
     inferencer.visualizer.dataset_meta = meta
 
 
-def _dataset_meta(inferencer: Any) -> dict[str, Any]:
-    if hasattr(inferencer, "classes"):  # mmpretrain's
-        return {"classes": inferencer.classes}
-    return dict(inferencer.model.dataset_meta)
-
-
 def predict(inferencer: Any, image: str | Path) -> BaseDataElement:
     """Let an inferencer look at one image.
 
@@ -273,66 +225,53 @@ def predict(inferencer: Any, image: str | Path) -> BaseDataElement:
 
 
 def run_inference(
+    inferencer: Any,
     images: Sequence[Path],
-    config: Config,
-    checkpoint: str | Path,
     out_dir: Path,
     *,
-    device: str | None = None,
     score_threshold: float = 0.3,
-    classes: Sequence[str] | None = None,
     save_predictions: bool = True,
     opacity: float = 0.5,
     with_labels: bool = False,
-) -> Iterator[ImageResult]:
-    """Say what is in images and draw it, one image after the other.
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Predict images and draw the predictions, one image after the other.
 
     Pictures go to ``vis`` below the folder and predictions to ``preds``, named like
     the image; of two images of one name the second is numbered. Files of an earlier
     run are replaced.
 
     Args:
+        inferencer: As :func:`make_inferencer` gives it.
         images: The images, as :func:`find_images` gives them.
-        config: A whole config.
-        checkpoint: Its weights.
         out_dir: The folder, made if need be.
-        device: Such as ``cuda:1``; None takes CUDA where it is available.
-        score_threshold: Detections below it are left out of findings and pictures;
-            the prediction files hold all.
-        classes: Names of the classes in place of the checkpoint's own.
-        save_predictions: Write JSON files, and masks of class numbers as PNG.
+        score_threshold: Detections below it are left out of pictures.
+        save_predictions: Write JSON files, and the classes of a segmentation as PNG.
         opacity: Of the colours of a segmentation, from 0 to 1.
         with_labels: Write class names onto the regions of a segmentation.
 
     Yields:
-        What was found, when the files of the image are written.
+        The picture and the prediction, as the inferencer has it, with names of the
+        classes: of a detection all boxes whatever their score, of a segmentation each
+        class's share of the image.
 
     Raises:
-        UserError: On what :func:`make_inferencer` refuses, if the folder is a file,
-            and if an image would be replaced by its own picture.
+        UserError: If the folder is a file, if an image would be replaced by its own
+            picture, or if a number lies outside 0 to 1.
     """
-    for name, value in (("score_threshold", score_threshold), ("opacity", opacity)):
-        if not 0 <= value <= 1:
-            raise UserError(f"{name} must lie between 0 and 1, got {value}")
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f"{out_dir} is no folder; choose another out_dir")
-    pictures = {image: out_dir / "vis" / name for image, name in _names(images).items()}
-    taken = {image.resolve() for image in images}
-    for picture in pictures.values():
-        if picture.resolve() in taken:
-            raise UserError(f"{picture} is an image itself; choose another out_dir")
-    inferencer = make_inferencer(config, checkpoint, device, classes)
-    task = TASKS[config.default_scope]
-    meta = _dataset_meta(inferencer)
-    visualizer = inferencer.visualizer
-    if visualizer is None:  # mmpretrain's makes it late
-        with DefaultScope.overwrite_default_scope(config.default_scope):
-            visualizer = make_visualizer(meta)
-    visualizer.dataset_meta = meta
-    if task == "segmentation":
+    check_outputs(images, out_dir, score_threshold, opacity)
+    scope = inferencer.cfg.default_scope if hasattr(inferencer, "cfg") else "mmpretrain"
+    is_classifier = scope == "mmpretrain"
+    meta = (
+        {"classes": inferencer.classes}
+        if is_classifier
+        else dict(inferencer.model.dataset_meta)
+    )
+    with DefaultScope.overwrite_default_scope(scope):
+        visualizer = make_visualizer(meta)
+    if scope == "mmseg":
         visualizer.alpha = opacity
-    for image, picture in pictures.items():
-        with DefaultScope.overwrite_default_scope(config.default_scope):
+    for image, picture in _pictures(images, out_dir).items():
+        with DefaultScope.overwrite_default_scope(scope):
             sample = predict(inferencer, image).cpu()
             draw_sample(
                 visualizer,
@@ -343,139 +282,93 @@ def run_inference(
                 score_threshold=score_threshold,
                 with_labels=with_labels,
             )
-        prediction = None
+        prediction = _to_dict(inferencer, sample, meta["classes"])
+        mask = prediction.pop("mask", None)
         if save_predictions:
-            prediction = out_dir / "preds" / f"{picture.stem}.json"
-            _save_prediction(inferencer, sample, task, meta, image, prediction)
-        findings = _find(sample, task, meta, score_threshold)
-        yield ImageResult(image, task, findings, picture, prediction)
+            file = out_dir / "preds" / f"{picture.stem}.json"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if mask is not None:
+                prediction["mask"] = f"{picture.stem}.png"
+                cv2.imwrite(str(file.with_suffix(".png")), mask)
+            file.write_text(json.dumps({"image": str(image), **prediction}) + "\n")
+        yield picture, prediction
 
 
-def _names(images: Sequence[Path]) -> dict[Path, str]:
-    """Give each image a name of its own for its picture."""
-    names: dict[Path, str] = {}
-    for image in images:
-        name, number = f"{image.stem}.png", 2
-        while name in names.values():
-            name, number = f"{image.stem}_{number}.png", number + 1
-        names[image] = name
-    return names
-
-
-def _find(
-    sample: Any, task: str, meta: dict[str, Any], score_threshold: float
-) -> list[Finding]:
-    names = meta["classes"]
-    if task == "classification":
-        scores, labels = sample.pred_score.topk(min(5, len(sample.pred_score)))
-        return [
-            Finding(names[label] if names else str(label), score)
-            for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
-        ]
-    colors = _colors(meta.get("palette"), len(names))
-    if task == "segmentation":
-        labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
-        shares = (counts / counts.sum()).tolist()
-        found = [
-            Finding(names[label], share=share, color=colors[label])
-            for label, share in zip(labels.tolist(), shares, strict=True)
-        ]
-        return sorted(found, key=lambda finding: -(finding.share or 0))
-    instances = sample.pred_instances
-    found = []
-    for index in instances.scores.argsort(descending=True).tolist():
-        score, label = float(instances.scores[index]), int(instances.labels[index])
-        if score <= score_threshold:
-            break
-        share = None
-        if "masks" in instances:
-            share = float(torch.as_tensor(instances.masks[index]).float().mean())
-        left, top, right, bottom = instances.bboxes[index].tolist()
-        box = (left, top, right, bottom)
-        found.append(Finding(names[label], score, box, share, colors[label]))
-    return found
-
-
-def _colors(palette: Any, number: int) -> list[Any]:
-    if isinstance(palette, (list, tuple)) and len(palette) >= number:
-        return [tuple(color) for color in palette]
-    return [None] * number
-
-
-def _save_prediction(
-    inferencer: Any,
-    sample: Any,
-    task: str,
-    meta: dict[str, Any],
-    image: Path,
-    file: Path,
+def check_outputs(
+    images: Sequence[Path], out_dir: Path, score_threshold: float, opacity: float
 ) -> None:
-    """Write what a model says of an image, whatever the score."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    names = meta["classes"]
-    record: dict[str, Any] = {"image": str(image), "task": task}
-    if task == "detection":
-        record |= inferencer.pred2dict(sample)
-        record["classes"] = [names[label] for label in record["labels"]]
-    elif task == "segmentation":
-        mask = sample.pred_sem_seg.data[0].numpy()  # (1, H, W) -> (H, W)
-        mask_file = file.with_suffix(".png")
-        kind = np.uint8 if len(names) <= 256 else np.uint16
-        cv2.imwrite(str(mask_file), mask.astype(kind))
-        shares = _find(sample, task, meta, 0.0)
-        record["mask"] = mask_file.name
-        record["classes"] = list(names)
-        record["shares"] = {finding.name: finding.share for finding in shares}
-    else:
+    """Refuse what :func:`run_inference` refuses, before a model is built."""
+    for name, value in (("score_threshold", score_threshold), ("opacity", opacity)):
+        if not 0 <= value <= 1:
+            raise UserError(f"{name} must lie between 0 and 1, got {value}")
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"{out_dir} is no folder; choose another out_dir")
+    taken = {image.resolve() for image in images}
+    for picture in _pictures(images, out_dir).values():
+        if picture.resolve() in taken:
+            raise UserError(f"{picture} is an image itself; choose another out_dir")
+
+
+def _pictures(images: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
+    """Give each image a picture of its own."""
+    pictures: dict[Path, Path] = {}
+    for image in images:
+        picture, number = out_dir / "vis" / f"{image.stem}.png", 2
+        while picture in pictures.values():
+            picture = picture.with_name(f"{image.stem}_{number}.png")
+            number += 1
+        pictures[image] = picture
+    return pictures
+
+
+def _to_dict(
+    inferencer: Any, sample: Any, names: Sequence[str] | None
+) -> dict[str, Any]:
+    """Bring a prediction into plain data; the mask of a segmentation is an array."""
+    if "pred_score" in sample:
         scores = sample.pred_score
-        record["label"] = int(scores.argmax())
-        record["classes"] = list(names or map(str, range(len(scores))))
-        record["scores"] = scores.tolist()
-    file.write_text(json.dumps(record, indent=2) + "\n")
+        names = list(names or map(str, range(len(scores))))
+        label = int(scores.argmax())
+        return {"label": label, "scores": scores.tolist(), "classes": names}
+    names = list(names or ())
+    if "pred_sem_seg" in sample:
+        mask = sample.pred_sem_seg.data[0].numpy()  # (1, H, W) -> (H, W)
+        labels, counts = np.unique(mask, return_counts=True)
+        shares = dict(zip(labels.tolist(), (counts / mask.size).tolist(), strict=True))
+        return {
+            "shares": {names[label]: share for label, share in shares.items()},
+            "classes": names,
+            "mask": mask.astype(np.uint8 if len(names) <= 256 else np.uint16),
+        }
+    found = inferencer.pred2dict(sample)
+    return {**found, "classes": [names[label] for label in found["labels"]]}
 
 
-def print_result(result: ImageResult, num_rows: int = 20) -> None:
-    """Print what was found in an image, and where its picture is.
+def summarise(
+    prediction: dict[str, Any], score_threshold: float, num_lines: int = 20
+) -> list[str]:
+    """Say in a line each what was found, the most certain or largest first.
 
     Args:
-        result: The result.
-        num_rows: How many findings are shown at most.
+        prediction: As :func:`run_inference` gives it.
+        score_threshold: Detections below it are left out.
+        num_lines: How many lines at most; one more says how many are left out.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    shown = result.findings[:num_rows]
-    table = Table(title=Text(str(result.image)), title_justify="left")
-    table.add_column("class")
-    columns = {
-        "score": [f.score is not None for f in shown],
-        "left, top, right, bottom": [f.box is not None for f in shown],
-        "of the image": [f.share is not None for f in shown],
-    }
-    present = [name for name, has in columns.items() if any(has)]
-    for name in present:
-        table.add_column(name, justify="right")
-    for finding in shown:
-        label = Text(finding.name)
-        if finding.color is not None:
-            style = "rgb({},{},{})".format(*finding.color)
-            label = Text.assemble(("■ ", style), finding.name)
-        cells = {
-            "score": f"{finding.score or 0:.3f}",
-            "left, top, right, bottom": ", ".join(
-                f"{x:.0f}" for x in finding.box or ()
-            ),
-            "of the image": f"{100 * (finding.share or 0):.1f} %",
-        }
-        table.add_row(label, *(cells[name] for name in present))
-    console = Console(soft_wrap=True)
-    if shown:
-        console.print(table)
+    if "shares" in prediction:
+        shares = sorted(prediction["shares"].items(), key=lambda item: -item[1])
+        lines = [f"{name}: {100 * share:.1f} %" for name, share in shares]
+    elif "bboxes" in prediction:
+        columns = (prediction[key] for key in ("scores", "classes", "bboxes"))
+        lines = [
+            f"{name}: {score:.3f} at {', '.join(f'{edge:.0f}' for edge in box)}"
+            for score, name, box in sorted(zip(*columns, strict=True), reverse=True)
+            if score > score_threshold
+        ]
     else:
-        console.print(f"{result.image}: nothing above the threshold", markup=False)
-    if len(result.findings) > num_rows:
-        console.print(f"... and {len(result.findings) - num_rows} more")
-    console.print(f"Picture:    {result.picture}", markup=False, highlight=False)
-    if result.prediction is not None:
-        console.print(f"Prediction: {result.prediction}", markup=False, highlight=False)
+        likely = zip(prediction["scores"], prediction["classes"], strict=True)
+        best = sorted(likely, key=lambda item: -item[0])[:5]
+        lines = [f"{name}: {score:.3f}" for score, name in best]
+    shown, rest = lines[:num_lines], len(lines) - num_lines
+    if rest > 0:
+        shown.append(f"... and {rest} more")
+    return shown or ["nothing above the threshold"]

@@ -1,4 +1,9 @@
+import ast
+import os
+import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -86,3 +91,79 @@ def test_a_work_that_succeeds_gives_zero_and_no_line(capsys):
     assert run_tool(lambda: None, "tool.py") == 0
     assert capsys.readouterr().err == ""
     assert sys.exc_info() == (None, None, None)
+
+
+REPOSITORY = Path(__file__).parents[2]
+PYTHON_TOOLS = sorted((REPOSITORY / "tools").rglob("*.py"))
+
+SPY = """
+import os, runpy, sys
+
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            sys.meta_path.remove(self)
+            print("policy:", os.environ.get("OMP_WAIT_POLICY"))
+
+sys.meta_path.insert(0, Spy())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def policy_at_the_import_of_torch(*command, **variables):
+    """Run a tool and return how the threads would wait when it imports torch."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(REPOSITORY), environment.get("PYTHONPATH", "")]
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SPY, *map(str, command)],
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (found,) = re.findall(r"^policy: (\w+)$", done.stdout, re.MULTILINE)
+    return found
+
+
+def test_waiting_threads_of_a_tool_sleep_unless_the_user_says_otherwise():
+    train = (REPOSITORY / "tools" / "train.py", "missing.py")
+    assert policy_at_the_import_of_torch(*train) == "PASSIVE"
+    found = policy_at_the_import_of_torch(*train, OMP_WAIT_POLICY="ACTIVE")
+    assert found == "ACTIVE"
+
+
+def before_cli(tree):
+    """Modules that a file imports before mlp_backbones.engine.cli."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom):
+            if node.module == "mlp_backbones.engine.cli":
+                return
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+    yield "nothing of mlp_backbones.engine.cli"
+
+
+def id_of(tool):
+    return tool.relative_to(REPOSITORY).as_posix()
+
+
+@pytest.mark.parametrize("tool", PYTHON_TOOLS, ids=id_of)
+def test_every_tool_sets_the_policy_before_it_imports_torch(tool):
+    if "environment" in tool.read_text():  # reads what is installed, trains nothing
+        pytest.skip("needs no torch")
+    imported = set(before_cli(ast.parse(tool.read_text())))
+    assert imported <= set(sys.stdlib_module_names), imported
+
+
+def test_the_package_leaves_the_environment_alone():
+    """Only tools import what sets the policy."""
+    package = REPOSITORY / "mlp_backbones"
+    allowed = {package / "engine" / "cli.py", package / "engine" / "options.py"}
+    for file in set(package.rglob("*.py")) - allowed:
+        text = file.read_text()
+        assert "mlp_backbones.engine.cli" not in text, file
+        assert "mlp_backbones.engine.options" not in text, file

@@ -3,15 +3,12 @@
 import argparse
 import sys
 
-from mlp_backbones.datasets.digit_scenes import (
-    FORMATS,
-    DigitScenesOptions,
-    make_digit_scenes,
-)
 from mlp_backbones.engine.cli import add_debug_option, run_tool
 
 
 def parse_args() -> argparse.Namespace:
+    from mlp_backbones.datasets.digit_scenes import FORMATS, DigitScenesOptions
+
     defaults = DigitScenesOptions()
     parser = argparse.ArgumentParser(
         description="Compose scenes of real handwritten digits on real photographs, "
@@ -71,6 +68,11 @@ def main() -> int:
     args["formats"] = tuple(args["formats"])
 
     def work() -> None:
+        from mlp_backbones.datasets.digit_scenes import (
+            DigitScenesOptions,
+            make_digit_scenes,
+        )
+
         root = make_digit_scenes(
             out_dir, DigitScenesOptions(**args), overwrite=overwrite, progress=True
         )
