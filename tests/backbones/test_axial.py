@@ -170,7 +170,7 @@ def test_a_change_of_width_alone_is_a_product_per_token(
         **MICRO[cls.family],
         "transitions": (False,) * 4,
         "embed_dims": (12, 24, 24, 24),
-        cls.grid_field: (3, 3, 3, 3),
+        GRID_FIELDS[cls.family]: (3, 3, 3, 3),
     }
     backbone = cls(arch, pyramid=False)
     assert backbone.stages[1].downsample.proj.weight.shape == (24, 12, 1, 1)
