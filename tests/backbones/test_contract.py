@@ -88,7 +88,10 @@ def test_norm_eval_keeps_batch_norms_in_eval(family: str) -> None:
 def test_region_features_are_read_in_the_right_order(
     family: str, layout: torch.memory_format
 ) -> None:
-    """mmcv's RoIAlign reads any memory as NCHW; torchvision's is the judge."""
+    """A compiled mmcv reads any memory as NCHW; torchvision's RoIAlign is the judge.
+
+    Where mmcv is not compiled, its RoIAlign is torchvision's, and this holds by itself.
+    """
     from mmcv.ops import roi_align
     from torchvision.ops import roi_align as judge
 

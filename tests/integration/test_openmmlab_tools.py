@@ -1,10 +1,12 @@
-"""The tools of mmdet, mmseg and mmpretrain train our backbones by name alone.
+"""The tools of mmdet, mmseg and mmpretrain train our backbones, mmcv not compiled.
 
 Each config here is written as their users write theirs: their own bases, a data set,
-and a backbone's name with our scope; no import of this package, no tool of it.
+and a backbone's name with our scope. The ways are those of docs/operators.md.
 """
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import openmmlab_runs
@@ -137,6 +139,20 @@ RUNS = {
     "mmseg": (SEGMENTATION, "iter_2.pth", "mIoU:"),
     "mmpretrain": (CLASSIFICATION, "epoch_1.pth", "accuracy/top1:"),
 }
+# What stands before the script, and what the config says besides the backbone's name.
+WAYS = {
+    "import": ([], 'custom_imports = dict(imports=["mlp_backbones"])\n'),
+    "module": (["-m", "mlp_backbones"], ""),
+    "name": ([], ""),
+}
+TRAININGS = [
+    *(pytest.param(scope, "import") for scope in RUNS),
+    pytest.param("mmdet", "module"),
+    pytest.param("mmseg", "module", marks=pytest.mark.slow),
+    pytest.param("mmpretrain", "module", marks=pytest.mark.slow),
+    pytest.param("mmseg", "name", marks=pytest.mark.slow),
+    pytest.param("mmpretrain", "name", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture(scope="module")
@@ -152,25 +168,25 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return openmmlab_runs.bare_environment(tmp_path_factory.mktemp("environment"))
 
 
-def train(scope: str, folder: Path, environment: dict[str, str]) -> Path:
-    """Train once for each scope, by its own tool, and return the work folder."""
-    work_dir = folder / "work_dirs" / scope
+def train(scope: str, way: str, folder: Path, environment: dict[str, str]) -> Path:
+    """Train once for each scope and way, by its own tool; return the work folder."""
+    work_dir = folder / "work_dirs" / f"{scope}_{way}"
     if not work_dir.exists():
+        before, line = WAYS[way]
         configs = openmmlab_runs.package_folder(scope) / ".mim" / "configs"
-        config = folder / f"{scope}.py"
+        config = folder / f"{scope}_{way}.py"
         text = RUNS[scope][0].replace("{configs}", str(configs))
-        text = text.replace("{arch}", repr(MICRO["cycle_mlp"]))
-        config.write_text(text)
+        config.write_text(line + text.replace("{arch}", repr(MICRO["cycle_mlp"])))
         script = openmmlab_runs.tool(scope, "train.py")
-        openmmlab_runs.run(script, config.name, cwd=folder, env=environment)
+        openmmlab_runs.run(*before, script, config.name, cwd=folder, env=environment)
     return work_dir
 
 
-@pytest.mark.parametrize("scope", RUNS)
+@pytest.mark.parametrize(("scope", "way"), TRAININGS)
 def test_their_tool_trains_our_backbone(
-    scope: str, folder: Path, environment: dict[str, str]
+    scope: str, way: str, folder: Path, environment: dict[str, str]
 ) -> None:
-    work_dir = train(scope, folder, environment)
+    work_dir = train(scope, way, folder, environment)
     text, checkpoint, metric = RUNS[scope]
     assert text.count("mlp_backbones") == 1  # the backbone's name, and no import
 
@@ -190,15 +206,17 @@ def test_their_tool_trains_our_backbone(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["import", "module"])
 @pytest.mark.parametrize("scope", RUNS)
 def test_their_tool_tests_our_backbone(
-    scope: str, folder: Path, environment: dict[str, str]
+    scope: str, way: str, folder: Path, environment: dict[str, str]
 ) -> None:
-    work_dir = train(scope, folder, environment)
+    work_dir = train(scope, way, folder, environment)
     _, checkpoint, metric = RUNS[scope]
     said = openmmlab_runs.run(
+        *WAYS[way][0],
         openmmlab_runs.tool(scope, "test.py"),
-        f"{scope}.py",
+        f"{scope}_{way}.py",
         work_dir / checkpoint,
         cwd=folder,
         env=environment,
@@ -206,3 +224,39 @@ def test_their_tool_tests_our_backbone(
     assert metric in said
     assert "Load checkpoint from" in said
     assert "unexpected key" not in said and "missing keys" not in said
+
+
+def test_the_module_runs_a_script_as_python_does(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "beside.py").write_text("VALUE = 7\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, beside, mlp_backbones\n"
+        "if __name__ == '__main__':\n"
+        "    print(sys.argv[1:], sys.argv[0] == __file__, beside.VALUE)\n"
+        "    sys.exit(int(sys.argv[-1]))\n"
+    )
+    command = [sys.executable, "-m", "mlp_backbones", str(script), "--help", "-x", "3"]
+    options = {"cwd": tmp_path.parent, "env": environment, "check": False}
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.stdout == "['--help', '-x', '3'] True 7\n"
+    assert done.returncode == 3
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=1", "--standalone"]
+    command = [sys.executable, *launch, "-m", "mlp_backbones", str(script), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "['0'] True 7\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), [([], "usage: python -m"), (["no.py"], "no such script: no.py")]
+)
+def test_the_module_says_how_to_call_it(
+    args: list[str], words: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "mlp_backbones", *args]
+    options = {"cwd": tmp_path, "env": environment, "check": False}
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode == 2
+    assert words in done.stderr and "Traceback" not in done.stderr
