@@ -18,11 +18,11 @@ class Complexity:
     """What a model weighs and costs.
 
     Attributes:
-        shape: height and width of the input, px.
-        num_parameters: all parameters.
-        num_trainable: those that get a gradient.
-        multiply_adds: multiply-adds of one image. Papers call this number FLOPs.
-        uncounted: operators the analyser has no rule for, with how often they occur.
+        shape: Height and width of the input, px.
+        num_parameters: All parameters.
+        num_trainable: Those that get a gradient.
+        multiply_adds: Multiply-adds of one image. Papers call this number FLOPs.
+        uncounted: Operators the analyser has no rule for, with how often they occur.
     """
 
     shape: tuple[int, int]
@@ -38,12 +38,12 @@ def measure_complexity(
     """Count parameters and multiply-adds with MMEngine's analyser.
 
     Args:
-        config: a whole config with `default_scope`.
-        shape: height and width of the input, px.
-        backbone_only: leave out neck and heads.
+        config: A whole config with ``default_scope``.
+        shape: Height and width of the input, px.
+        backbone_only: Leave out neck and heads.
 
     Raises:
-        ValueError: on a side smaller than 1.
+        ValueError: If a side is smaller than 1.
     """
     if min(shape) < 1:
         raise ValueError(f"shape must be two positive sizes, got {shape}")

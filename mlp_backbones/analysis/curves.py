@@ -21,15 +21,15 @@ class Curves:
     """The curves of a run: name to points (iteration, value).
 
     Attributes:
-        training: what is logged of training batches (`loss`, `lr`, `grad_norm`).
-        evaluation: results of validations (`coco/bbox_mAP`).
+        training: What is logged of training batches (``loss``, ``lr``, ``grad_norm``).
+        evaluation: Results of validations (``coco/bbox_mAP``).
     """
 
     training: dict[str, Curve] = field(default_factory=dict)
     evaluation: dict[str, Curve] = field(default_factory=dict)
 
     def groups(self) -> dict[str, dict[str, Curve]]:
-        """Sort the curves into `loss`, `lr` and `metrics`, one for each picture.
+        """Sort the curves into ``loss``, ``lr`` and ``metrics``, one for each picture.
 
         Metrics that were never measured (mmdet's -1) are left out.
         """
@@ -50,10 +50,10 @@ def find_scalars(work_dir: Path) -> list[Path]:
     A run that was resumed leaves one file for each start.
 
     Args:
-        work_dir: a work folder, a run's folder in it, or a scalar file itself.
+        work_dir: A work folder, a run's folder in it, or a scalar file itself.
 
     Raises:
-        FileNotFoundError: when there is none.
+        FileNotFoundError: If there is none.
     """
     if work_dir.is_file():
         return [work_dir]
@@ -75,10 +75,10 @@ def read_curves(files: Iterable[Path]) -> Curves:
     that was resumed gives one line.
 
     Args:
-        files: scalar files in the order of their starts.
+        files: Scalar files in the order of their starts.
 
     Raises:
-        ValueError: naming file and line where a line is no JSON.
+        ValueError: Naming file and line where a line is no JSON.
     """
     curves = Curves()
     for file in files:
@@ -103,7 +103,7 @@ def read_curves(files: Iterable[Path]) -> Curves:
 
 
 def _cut(curves: Curves, first: int) -> None:
-    """Drop all points from iteration `first` on."""
+    """Drop all points from iteration ``first`` on."""
     for group in (curves.training, curves.evaluation):
         for name, points in list(group.items()):
             group[name] = [point for point in points if point[0] < first]
@@ -117,13 +117,13 @@ def plot_curves(
     """Draw curves of one or more runs into a PNG.
 
     Args:
-        runs: name of the run to its curves.
-        title: title of the picture.
-        file: the PNG; its folder must exist.
-        smooth: points in the running mean that is drawn.
+        runs: Name of the run to its curves.
+        title: Title of the picture.
+        file: The PNG; its folder must exist.
+        smooth: Points in the running mean that is drawn.
 
     Raises:
-        ValueError: when `smooth` is below 1.
+        ValueError: If ``smooth`` is below 1.
     """
     if smooth < 1:
         raise ValueError(f"smooth must be at least 1, got {smooth}")
@@ -144,7 +144,7 @@ def plot_curves(
 
 
 def _running_mean(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and the `width - 1` values before it."""
+    """Mean of each value and the ``width - 1`` values before it."""
     means = []
     for index in range(len(values)):
         window = values[max(0, index - width + 1) : index + 1]
@@ -161,17 +161,18 @@ def save_curves(
     """Draw the loss, learning rate and metric curves of runs.
 
     Args:
-        work_dirs: work folders or scalar files; each is one run in the pictures.
-        out_dir: folder for `loss.png`, `lr.png` and `metrics.png`, made if need be.
-        keys: names of the curves to draw; None draws all.
-        smooth: points in the running mean of the losses.
+        work_dirs: Work folders or scalar files; each is one run in the pictures.
+        out_dir: Folder for ``loss.png``, ``lr.png`` and ``metrics.png``, made if need
+            be.
+        keys: Names of the curves to draw; None draws all.
+        smooth: Points in the running mean of the losses.
 
     Returns:
         The files written.
 
     Raises:
-        FileNotFoundError: when a run has no scalars.
-        ValueError: when a key occurs in no run.
+        FileNotFoundError: If a run has no scalars.
+        ValueError: If a key occurs in no run.
     """
     runs = {str(path): read_curves(find_scalars(path)).groups() for path in work_dirs}
     if keys is not None:

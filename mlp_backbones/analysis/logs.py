@@ -32,7 +32,7 @@ class Best:
 class Timing:
     """How long the iterations of a training took.
 
-    What MMEngine logs is a mean over some iterations (`log_processor.window_size`),
+    What MMEngine logs is a mean over some iterations (``log_processor.window_size``),
     so single slow ones are levelled out.
 
     Attributes:

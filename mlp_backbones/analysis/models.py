@@ -13,8 +13,8 @@ class TensorForward(nn.Module):
     except for the proposals that the second stage of a detector needs.
 
     Args:
-        model: classifier, detector or segmentor.
-        backbone_only: leave out neck and heads.
+        model: Classifier, detector or segmentor.
+        backbone_only: Leave out neck and heads.
     """
 
     def __init__(self, model: nn.Module, backbone_only: bool = False) -> None:

@@ -26,17 +26,17 @@ def save_prediction_pictures(
     """Run a model on the first images of its test set and draw what it says.
 
     Args:
-        config: a whole config.
-        checkpoint: its weights.
-        out_dir: folder for the pictures, made if need be.
-        num_images: how many.
-        score_threshold: detections below it are left out.
+        config: A whole config.
+        checkpoint: Its weights.
+        out_dir: Folder for the pictures, made if need be.
+        num_images: How many.
+        score_threshold: Detections below it are left out.
 
     Returns:
         The pictures.
 
     Raises:
-        ValueError: when `num_images` is below 1 or the weights do not fit.
+        ValueError: If ``num_images`` is below 1 or the weights do not fit.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")

@@ -17,16 +17,16 @@ def save_sample_pictures(
     What a batch goes through afterwards (mean and scale, mixup) is not part of it.
 
     Args:
-        config: a whole config.
-        split: `train`, `val` or `test`.
-        out_dir: folder for the pictures, made if need be.
-        num_images: how many.
+        config: A whole config.
+        split: ``train``, ``val`` or ``test``.
+        out_dir: Folder for the pictures, made if need be.
+        num_images: How many.
 
     Returns:
         The pictures, named by the number of the sample and its file.
 
     Raises:
-        ValueError: when `num_images` is below 1 or the config has no such split.
+        ValueError: If ``num_images`` is below 1 or the config has no such split.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}")

@@ -17,14 +17,14 @@ class Throughput:
     """A measured speed, with what is needed to compare it.
 
     Attributes:
-        images_per_second: from the median time.
-        seconds: time of each repetition for one batch.
-        batch_size: images in a batch.
-        shape: height and width of the images, px.
-        training: forward and backward, otherwise forward alone.
-        device: name of the processor.
+        images_per_second: From the median time.
+        seconds: Time of each repetition for one batch.
+        batch_size: Images in a batch.
+        shape: Height and width of the images, px.
+        training: Forward and backward, otherwise forward alone.
+        device: Name of the processor.
         num_threads: CPU threads of torch.
-        torch: version of torch.
+        torch: Version of torch.
     """
 
     images_per_second: float
@@ -51,18 +51,18 @@ def measure_throughput(
     """Measure how many images a model takes each second.
 
     Args:
-        model: takes images, (B, 3, H, W).
+        model: Takes images, (B, 3, H, W).
         shape: H and W.
         batch_size: B.
-        repeats: batches that are measured, each by itself.
-        warmup: batches before these.
-        training: run forward and backward in train mode.
-        device: as torch takes it.
-        dtype: `float32`, or `float16` or `bfloat16` for autocast.
-        channels_last: memory format of the input.
+        repeats: Batches that are measured, each by itself.
+        warmup: Batches before these.
+        training: Run forward and backward in train mode.
+        device: As torch takes it.
+        dtype: ``float32``, or ``float16`` or ``bfloat16`` for autocast.
+        channels_last: Memory format of the input.
 
     Raises:
-        ValueError: on a count below 1 or an unknown dtype.
+        ValueError: If a count is below 1 or the dtype is unknown.
     """
     for name, value in (("batch_size", batch_size), ("repeats", repeats)):
         if value < 1:

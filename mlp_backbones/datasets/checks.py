@@ -55,9 +55,9 @@ class DatasetSummary:
 
     Attributes:
         split: 'train', 'val' or 'test'.
-        source: annotation file, or image folder where there is none.
-        num_images: images listed.
-        num_annotations: boxes, masks or labels.
+        source: Annotation file, or image folder where there is none.
+        num_images: Images listed.
+        num_annotations: Boxes, masks or labels.
     """
 
     split: str
@@ -70,17 +70,17 @@ def check_data(config: Config, splits: Sequence[str] = SPLITS) -> list[DatasetSu
     """Check the data sets of a config without decoding an image.
 
     Args:
-        config: with ``{split}_dataloader`` and, for its annotation file,
+        config: With ``{split}_dataloader`` and, for its annotation file,
             ``{split}_evaluator``. A split it does not have is left out; a data set that
             several splits share is read once.
-        splits: which to check.
+        splits: Which to check.
 
     Returns:
         One summary for each data set inside the data loaders.
 
     Raises:
-        DataError: at the first problem, naming the file or value.
-        ValueError: an unknown split.
+        DataError: At the first problem, naming the file or value.
+        ValueError: If a split is unknown.
     """
     scope = config.get("default_scope")
     summaries: list[DatasetSummary] = []
@@ -114,14 +114,14 @@ def check_dataset_config(
     and last bytes are read too, as a truncated one would only lower the result.
 
     Args:
-        dataset: config of a data set or of a wrapper around some.
+        dataset: Config of a data set or of a wrapper around some.
         split: 'train', 'val' or 'test'; 'test' may lack annotations.
-        scope: where an unscoped type is looked up, such as 'mmdet'. The current default
+        scope: Where an unscoped type is looked up, such as 'mmdet'. The current default
             scope if None.
 
     Raises:
-        DataError: at the first problem, naming the file or value.
-        ValueError: an unknown split.
+        DataError: At the first problem, naming the file or value.
+        ValueError: If a split is unknown.
     """
     _check_split(split)
     with _in_scope(scope):
@@ -139,16 +139,16 @@ def check_samples(
     Runs the loading transforms of the data set's own pipeline, and no others.
 
     Args:
-        dataset: config of a data set or of a wrapper around some.
+        dataset: Config of a data set or of a wrapper around some.
         split: 'train', 'val' or 'test'.
-        scope: as for ``check_dataset_config``.
-        progress: show a progress bar.
+        scope: As for ``check_dataset_config``.
+        progress: Show a progress bar.
 
     Returns:
         One line for each bad image; empty if all are good.
 
     Raises:
-        DataError: the data set cannot be built at all.
+        DataError: If the data set cannot be built at all.
     """
     from rich.progress import track
 
@@ -182,11 +182,11 @@ def check_image_bytes(content: bytes, path: str) -> None:
     itself tells, as it lacks the end mark.
 
     Args:
-        content: of the whole file, or its first and last bytes.
-        path: for the message.
+        content: Of the whole file, or its first and last bytes.
+        path: For the message.
 
     Raises:
-        DataError: the file is empty or truncated.
+        DataError: If the file is empty or truncated.
     """
     if not content:
         raise DataError(f"{path}: the image file is empty")

@@ -95,18 +95,18 @@ class DigitScenesOptions:
     """What to make.
 
     Attributes:
-        num_train: scenes in the train split.
-        num_val: scenes in the val split.
-        num_train_cls: classification pictures in the train split, all classes
+        num_train: Scenes in the train split.
+        num_val: Scenes in the val split.
+        num_train_cls: Classification pictures in the train split, all classes
             together.
-        num_val_cls: the same for the val split.
-        size: side of a scene, px.
-        cls_size: side of a classification picture, px.
-        seed: the same seed and options give the same bytes.
-        formats: which of ``FORMATS`` to write.
+        num_val_cls: The same for the val split.
+        size: Side of a scene, px.
+        cls_size: Side of a classification picture, px.
+        seed: The same seed and options give the same bytes.
+        formats: Which of ``FORMATS`` to write.
 
     Raises:
-        ValueError: a count, size, seed or format is not allowed.
+        ValueError: If a count, size, seed or format is not allowed.
     """
 
     num_train: int = 1800
@@ -148,10 +148,10 @@ class DigitObject:
     """One digit of a scene.
 
     Attributes:
-        label: the digit, 0 to 9.
-        sample: index of the handwritten sample in scikit-learn's digits.
-        mask: visible pixels, (H, W).
-        full_area: pixels of the digit before others were laid over it.
+        label: The digit, 0 to 9.
+        sample: Index of the handwritten sample in scikit-learn's digits.
+        mask: Visible pixels, (H, W).
+        full_area: Pixels of the digit before others were laid over it.
     """
 
     label: int
@@ -166,7 +166,7 @@ class DigitScene:
 
     Attributes:
         image: BGR, (H, W, 3).
-        objects: in the order of painting; the visible masks are disjoint.
+        objects: In the order of painting; the visible masks are disjoint.
     """
 
     image: UInt8Array
@@ -283,9 +283,9 @@ def _digit_alpha(sample: int, extent: float, angle: float) -> FloatArray:
     """Opacity of a digit, 0.5 and more inside its mask, cut to the mask.
 
     Args:
-        sample: index of the handwritten sample.
-        extent: longer side of the upright ink, px.
-        angle: rotation, degrees.
+        sample: Index of the handwritten sample.
+        extent: Longer side of the upright ink, px.
+        angle: Rotation, degrees.
 
     Returns:
         The smallest map that holds every pixel of the mask, (h, w).
@@ -309,7 +309,7 @@ def _ink_colour(rng: np.random.Generator, ground: FloatArray) -> FloatArray:
     """A random colour that stands out from the pixels around it.
 
     Args:
-        rng: draws the colours to choose from.
+        rng: Draws the colours to choose from.
         ground: BGR pixels under and around the digit, (N, 3).
     """
     weights = np.array([0.114, 0.587, 0.299], np.float32)
@@ -346,10 +346,10 @@ def render_scene(
     out when no place is found.
 
     Args:
-        seed: seed of the data set.
+        seed: Seed of the data set.
         split: 'train' or 'val'.
-        index: number of the scene in its split.
-        size: side of the scene, px.
+        index: Number of the scene in its split.
+        size: Side of the scene, px.
     """
     _check_split(split)
     rng = _generator(seed, "coco", split, index)
@@ -551,18 +551,18 @@ def make_digit_scenes(
     interrupted run leaves neither half a set nor a lost one.
 
     Args:
-        out_dir: folder to make.
-        options: what to make; the default set if None.
-        overwrite: replace a set of digit scenes that is already there. A
+        out_dir: Folder to make.
+        options: What to make; the default set if None.
+        overwrite: Replace a set of digit scenes that is already there. A
             folder with anything else in it is never replaced.
-        progress: show a progress bar.
+        progress: Show a progress bar.
 
     Returns:
         ``out_dir`` as a path.
 
     Raises:
         FileExistsError: ``out_dir`` may not be written.
-        ImportError: scikit-learn is missing.
+        ImportError: If scikit-learn is missing.
     """
     options = options or DigitScenesOptions()
     root = Path(out_dir).resolve()

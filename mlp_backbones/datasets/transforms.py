@@ -51,11 +51,11 @@ class LoadImage(LoadImageFromFile):
     return it with a grey rest.
 
     Args:
-        to_float32: return float32 instead of uint8.
-        color_type: flag of ``mmcv.imfrombytes``.
-        imdecode_backend: backend of ``mmcv.imfrombytes``.
-        backend_args: file backend; inferred from the path if None.
-        skip_bad: warn and return None, upon which the data set draws another image,
+        to_float32: Return float32 instead of uint8.
+        color_type: Flag of ``mmcv.imfrombytes``.
+        imdecode_backend: Backend of ``mmcv.imfrombytes``.
+        backend_args: File backend; inferred from the path if None.
+        skip_bad: Warn and return None, upon which the data set draws another image,
             instead of raising. For training only.
 
     Raises:
@@ -84,7 +84,7 @@ class LoadImage(LoadImageFromFile):
         """Add ``img`` (H, W, 3), ``img_shape`` and ``ori_shape`` (H, W).
 
         Args:
-            results: with ``img_path``.
+            results: With ``img_path``.
         """
         path = results["img_path"]
         try:
@@ -135,10 +135,10 @@ class CheckAnnotations(BaseTransform):
     Without ``load`` it stands behind the loader and checks what that has left.
 
     Args:
-        load: config of the annotation loader to run between the checks.
-        num_classes: labels must be smaller; None leaves them unchecked. For semantic
+        load: Config of the annotation loader to run between the checks.
+        num_classes: Labels must be smaller; None leaves them unchecked. For semantic
             masks counted after ``reduce_zero_label``; 255 is always allowed there.
-        skip_bad: warn and return None, upon which the data set draws another image,
+        skip_bad: Warn and return None, upon which the data set draws another image,
             instead of raising. For training only.
 
     Raises:
@@ -160,7 +160,7 @@ class CheckAnnotations(BaseTransform):
         """Return ``results``, with what ``load`` adds.
 
         Args:
-            results: with ``img_path`` and ``ori_shape`` from the image loader.
+            results: With ``img_path`` and ``ori_shape`` from the image loader.
         """
         path = results.get("img_path", "image without a path")
         try:

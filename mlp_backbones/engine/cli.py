@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def add_debug_option(parser: ArgumentParser) -> None:
-    """Add `--debug`, which shows the traceback of an error."""
+    """Add ``--debug``, which shows the traceback of an error."""
     parser.add_argument(
         "--debug",
         action="store_true",
@@ -65,14 +65,14 @@ def run_tool(
     """Run the work of a tool and turn an error into one line on stderr.
 
     Args:
-        work: what the tool does, without arguments.
-        name: name of the tool, which begins the line.
-        debug: let errors through with their traceback.
-        traceback_dir: gives the folder that keeps the traceback of an error that is
-            no `UserError`, or None if there is none yet.
+        work: What the tool does, without arguments.
+        name: Name of the tool, which begins the line.
+        debug: Let errors through with their traceback.
+        traceback_dir: Gives the folder that keeps the traceback of an error that is
+            no ``UserError``, or None if there is none yet.
 
     Returns:
-        The exit code: 0, that of the `UserError`, 1 for any other error, or 130
+        The exit code: 0, that of the ``UserError``, 1 for any other error, or 130
         after an interruption by the keyboard.
     """
     debug = debug or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")

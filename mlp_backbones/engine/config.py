@@ -18,8 +18,8 @@ def load_config(args: Namespace) -> Config:
     """Read the config and apply every option that train and test share.
 
     Raises:
-        UserError: on a missing or faulty file, an option whose key the config does
-            not have, or options that do not go together.
+        UserError: If the file is missing or faulty, an option has no place in it, or
+            options do not go together.
     """
     if "LOCAL_RANK" not in os.environ:
         os.environ["LOCAL_RANK"] = str(args.local_rank)
@@ -83,7 +83,7 @@ def read_config(file: str, options: Mapping[str, Any] | Iterable[str] = ()) -> C
 
 
 def _move_data_root(config: Config, old: str, new: str) -> Config:
-    """Let `data_root=...` reach every path that the config file made with it.
+    """Let ``data_root=...`` reach every path that the config file made with it.
 
     Without this only the variable would change, which nothing reads any more.
     """
@@ -146,7 +146,7 @@ def check_data(config: Config, splits: tuple[str, ...]) -> None:
     Of a distributed run only the first process does it.
 
     Raises:
-        UserError: with what is wrong in which file.
+        UserError: Naming what is wrong in which file.
     """
     from mlp_backbones.datasets import checks
 
@@ -168,14 +168,14 @@ def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
 
     MMEngine would run the code in a file that asks for it. Files and http(s) addresses
     are therefore read here first, with nothing but tensors and plain data admitted;
-    other addresses (`open-mmlab://...`) are left to MMEngine.
+    other addresses (``open-mmlab://...``) are left to MMEngine.
 
     Args:
-        path: file or address.
-        whole_model: refuse kinds of files that MMEngine does not load models from.
+        path: File or address.
+        whole_model: Refuse kinds of files that MMEngine does not load models from.
 
     Raises:
-        UserError: with what is wrong with which file.
+        UserError: Naming what is wrong with which file.
     """
     if "://" in path and not path.startswith(("http://", "https://")):
         return

@@ -7,7 +7,7 @@ class UserError(Exception):
     """A mistake in what the user asked for: its message is shown as it is.
 
     Args:
-        message: what is wrong and what to do about it.
+        message: What is wrong and what to do about it.
         exit_code: 2 for a mistake on the command line, 1 for one in the data.
     """
 

@@ -31,17 +31,17 @@ class InvalidLossError(ValueError):
 class CheckLossHook(Hook):
     """Stop the training when a loss is NaN or infinite.
 
-    Unlike mmdet's `CheckInvalidLossHook` it serves all tasks, misses no iteration
+    Unlike mmdet's ``CheckInvalidLossHook`` it serves all tasks, misses no iteration
     (the values wait on the device until the next check), names the loss component,
     and looks once more before a checkpoint is written, so that damaged weights
     never replace sound ones.
 
     Args:
-        interval: iterations from check to check; each check waits for the device
+        interval: Iterations from check to check; each check waits for the device
             once.
 
     Raises:
-        InvalidLossError: from the check, naming component, value, epoch, iteration
+        InvalidLossError: From the check, naming component, value, epoch, iteration
             and learning rate.
     """
 
@@ -125,15 +125,15 @@ def _flush(handlers: Sequence[Handler]) -> None:
 class StrictLoadHook(Hook):
     """Load the checkpoint of a test strictly.
 
-    MMEngine loads with `strict=False`: a checkpoint of another architecture leaves
+    MMEngine loads with ``strict=False``: a checkpoint of another architecture leaves
     the model at its random weights, and the test runs to its end. Here every key and
     shape must match in both directions.
 
     Args:
-        checkpoint: path or address, as `load_from` takes it.
+        checkpoint: Path or address, as ``load_from`` takes it.
 
     Raises:
-        CheckpointMismatchError: when a key or a shape does not match, listing the
+        CheckpointMismatchError: If a key or a shape does not match, listing the
             first of them.
     """
 
@@ -165,12 +165,12 @@ class PredictionPicturesHook(Hook):
     where they write, and mmpretrain's fails under test-time augmentation.
 
     Args:
-        out_dir: folder for the pictures; validations write into
-            `iter_<iteration>` below it. None shows them only.
-        max_val_images: pictures of each validation.
-        score_threshold: detections below it are left out.
-        show: show each picture in a window.
-        wait_time: seconds that it is shown.
+        out_dir: Folder for the pictures; validations write into
+            ``iter_<iteration>`` below it. None shows them only.
+        max_val_images: Pictures of each validation.
+        score_threshold: Detections below it are left out.
+        show: Show each picture in a window.
+        wait_time: Seconds that it is shown.
     """
 
     def __init__(

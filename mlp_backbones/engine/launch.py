@@ -32,10 +32,10 @@ def train(args: Namespace) -> None:
     """Train as the command line says.
 
     Args:
-        args: what `train_parser` has parsed.
+        args: What ``train_parser`` has parsed.
 
     Raises:
-        UserError: on whatever can be seen to be wrong before the training.
+        UserError: If anything is wrong that can be seen before the training.
     """
     config = prepare_training(args)
     build_runner(config).train()
@@ -46,7 +46,7 @@ def prepare_training(args: Namespace) -> Config:
     """Make the config that a training runs with; its work folder is made ready.
 
     Raises:
-        UserError: on whatever can be seen to be wrong before the training.
+        UserError: If anything is wrong that can be seen before the training.
     """
     config = load_config(args)
     for name in ("train_dataloader", "train_cfg", "optim_wrapper"):
@@ -113,11 +113,11 @@ def keep_earlier_checkpoints(work_dir: Path, load_from: str | None) -> None:
     the work folder, where a second run would replace those of the first.
 
     Args:
-        work_dir: the work folder.
-        load_from: checkpoint that the new run starts from.
+        work_dir: The work folder.
+        load_from: Checkpoint that the new run starts from.
 
     Raises:
-        UserError: when the new run starts from a checkpoint that it would replace.
+        UserError: If the new run starts from a checkpoint that it would replace.
     """
     files = [*work_dir.glob("*.pth"), *work_dir.glob("last_checkpoint")]
     if not files or not is_first_process():
@@ -143,13 +143,13 @@ def test(args: Namespace) -> dict[str, float]:
     """Test as the command line says.
 
     Args:
-        args: what `test_parser` has parsed.
+        args: What ``test_parser`` has parsed.
 
     Returns:
         The metrics by name.
 
     Raises:
-        UserError: on whatever can be seen to be wrong before the test.
+        UserError: If anything is wrong that can be seen before the test.
     """
     config = prepare_test(args)
     if args.out is not None:
@@ -181,7 +181,7 @@ def prepare_test(args: Namespace) -> Config:
     """Make the config that a test runs with.
 
     Raises:
-        UserError: on whatever can be seen to be wrong before the test.
+        UserError: If anything is wrong that can be seen before the test.
     """
     config = load_config(args)
     for name in ("test_dataloader", "test_cfg", "test_evaluator"):
@@ -223,7 +223,7 @@ def _check_output(file: Path, overwrite: bool) -> None:
 
 
 def build_runner(config: Config) -> "Runner":
-    """Build the runner, of the kind that `runner_type` names where it does."""
+    """Build the runner, of the kind that ``runner_type`` names where it does."""
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 

@@ -21,13 +21,13 @@ class AutocastOptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16, on GPUs and on CPUs.
 
     bfloat16 has the range of float32 and so needs no loss scaling; MMEngine's
-    `AmpOptimWrapper` always scales and refuses to run without a GPU. The arguments are
-    those of MMEngine's `OptimWrapper`.
+    ``AmpOptimWrapper`` always scales and refuses to run without a GPU. The arguments
+    are those of MMEngine's ``OptimWrapper``.
     """
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run the forward pass of `model` under autocast."""
+        """Run the forward pass of ``model`` under autocast."""
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
 
@@ -36,21 +36,21 @@ class AutocastOptimWrapper(OptimWrapper):
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Learning rates that fall from the head to the stem of the backbone.
 
-    A backbone parameter of layer `i` of `n` gets the rate
-    `lr * layer_decay_rate ** (n - i - 1)` (BEiT, arXiv 2106.08254, Sec. 3.2); what is
-    outside the backbone (neck, heads) keeps `lr`. The depth comes from
-    `model.backbone.get_layer_depth(name, prefix)`, mmpretrain's convention.
+    A backbone parameter of layer ``i`` of ``n`` gets the learning
+    rate ``lr * layer_decay_rate ** (n - i - 1)`` (BEiT, arXiv 2106.08254, Sec. 3.2); what is
+    outside the backbone (neck, heads) keeps ``lr``. The depth comes from
+    ``model.backbone.get_layer_depth(name, prefix)``, mmpretrain's convention.
     mmpretrain's own constructor asks the whole model for it and so works for
     classifiers only; here detectors and segmentors are served as well.
 
-    `paramwise_cfg` may hold `layer_decay_rate` (in (0, 1]), `norm_decay_mult`,
-    `bias_decay_mult`, `flat_decay_mult` (all one-dimensional parameters) and
-    `custom_keys` with `lr_mult` and `decay_mult`, which multiply what the other rules
-    give. Parameters with equal settings share one group.
+    ``paramwise_cfg`` may hold ``layer_decay_rate`` (in (0, 1]), ``norm_decay_mult``,
+    ``bias_decay_mult``, ``flat_decay_mult`` (all one-dimensional parameters) and
+    ``custom_keys`` with ``lr_mult`` and ``decay_mult``, which multiply what the other
+    rules give. Parameters with equal settings share one group.
 
     Raises:
-        ValueError: on an unknown key of `paramwise_cfg` or a rate outside (0, 1].
-        TypeError: when the backbone has no `get_layer_depth`.
+        ValueError: If a key of ``paramwise_cfg`` is unknown or a rate outside (0, 1].
+        TypeError: If the backbone has no ``get_layer_depth``.
     """
 
     allowed = (
@@ -62,7 +62,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     )
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs: Any) -> None:
-        """Append one group for each setting that occurs in `module`."""
+        """Append one group for each setting that occurs in ``module``."""
         unknown = sorted(set(self.paramwise_cfg) - set(self.allowed))
         if unknown:
             raise ValueError(

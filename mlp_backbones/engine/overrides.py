@@ -50,7 +50,7 @@ _TAKEN_OUT = {
     "param_scheduler": {"convert_to_iter_based"},
     "norm_cfg": {"requires_grad"},
 }
-# Dicts that are read without a `type`, with all that can be in them.
+# Dicts that are read without a ``type``, with all that can be in them.
 _UNTYPED = {
     "auto_scale_lr": {"base_batch_size", "enable"},
     "env_cfg": {"cudnn_benchmark", "dist_cfg", "mp_cfg", "resource_limit"},

@@ -29,7 +29,7 @@ def make_visualizer(dataset_meta: dict | None) -> Visualizer:
     """Make the visualizer of the current default scope.
 
     Args:
-        dataset_meta: `metainfo` of the data set: `classes` and perhaps `palette`.
+        dataset_meta: ``metainfo`` of the data set: ``classes`` and perhaps ``palette``.
     """
     scope = DefaultScope.get_current_instance().scope_name
     settings: dict[str, Any] = {
@@ -56,15 +56,15 @@ def draw_prediction(
     A classification is written onto the image, beside the true class.
 
     Args:
-        visualizer: from `make_visualizer`.
-        data_sample: with `img_path` and predictions, as `model.test_step` gives it.
-        file: the picture; None shows it only.
-        score_threshold: detections below it are left out.
-        show: show the picture in a window as well.
-        wait_time: seconds that it is shown.
+        visualizer: From ``make_visualizer``.
+        data_sample: With ``img_path`` and predictions, as ``model.test_step`` gives it.
+        file: The picture; None shows it only.
+        score_threshold: Detections below it are left out.
+        show: Show the picture in a window as well.
+        wait_time: Seconds that it is shown.
 
     Raises:
-        FileNotFoundError: when the image of the sample cannot be read.
+        FileNotFoundError: If the image of the sample cannot be read.
     """
     image = cv2.imread(str(data_sample.img_path))
     if image is None:
@@ -100,17 +100,17 @@ def draw_sample(
     Small images are enlarged, since text on them cannot be read.
 
     Args:
-        visualizer: from `make_visualizer`.
-        image: what the sample belongs to, (H, W, 3) in RGB.
-        data_sample: with annotations, predictions or both.
-        file: the picture; its folder is made if need be. None shows it only.
-        ground_truth: draw the annotations.
-        prediction: draw the predictions.
-        score_threshold: detections below it are left out.
-        with_labels: write class names onto the regions of a segmentation. mmseg looks
+        visualizer: From ``make_visualizer``.
+        image: What the sample belongs to, (H, W, 3) in RGB.
+        data_sample: With annotations, predictions or both.
+        file: The picture; its folder is made if need be. None shows it only.
+        ground_truth: Draw the annotations.
+        prediction: Draw the predictions.
+        score_threshold: Detections below it are left out.
+        with_labels: Write class names onto the regions of a segmentation. mmseg looks
             for their centres pixel by pixel: seconds for each image.
-        show: show the picture in a window as well.
-        wait_time: seconds that it is shown.
+        show: Show the picture in a window as well.
+        wait_time: Seconds that it is shown.
     """
     height, width = image.shape[:2]
     factor = math.ceil(MIN_SIDE / min(height, width))
@@ -171,7 +171,7 @@ class PictureFolder:
     """Gives each image a file name of its own in one folder.
 
     Args:
-        folder: made when the first name is asked for.
+        folder: Made when the first name is asked for.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -19,7 +19,7 @@ from mlp_backbones.engine.errors import UserError, one_line
 # it was started.
 KEPT_META = ("cfg", "dataset_meta", "epoch", "iter", "mmengine_version", "seed")
 
-# What users of OpenMMLab know from its own files, e.g. `model-1a2b3c4d.pth`.
+# What users of OpenMMLab know from its own files, e.g. ``model-1a2b3c4d.pth``.
 HASH_DIGITS = 8
 
 

@@ -12,7 +12,7 @@ def set_test_time_augmentation(config: Config) -> None:
     """Wrap model and test pipeline for test-time augmentation, in place.
 
     Raises:
-        UserError: for a model whose predictions mmdet cannot merge (masks).
+        UserError: If the model is one whose predictions mmdet cannot merge (masks).
     """
     scope = config.default_scope
     if scope == "mmdet" and _has_key(config.model, "mask_head"):
