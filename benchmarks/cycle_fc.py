@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from mlp_backbones import get_model
-from mlp_backbones.backbones.cycle_mlp import (
+from mlp_backbones.backbones.cyclemlp import (
     CycleFC,
     CycleMixer,
     CycleMLP,
@@ -51,7 +51,7 @@ RATIOS = {
     "training_peak": (("shift", "official"), ("shift", "deform")),
 }
 TOLERANCE = 1e-5
-MODEL = "cycle_mlp_b2"
+MODEL = "cyclemlp_b2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

@@ -53,7 +53,7 @@ class ConfigName:
 
     Attributes:
         head: Such as ``retinanet``; None for a classifier.
-        family: The family as in the name, such as ``cycle-mlp``.
+        family: The family as in the name, such as ``cyclemlp``.
         size: Such as ``b1``.
         neck: Such as ``fpn``, or None.
         gpus: Number of GPUs the recipe is for.

@@ -73,7 +73,7 @@ def get_family(family: str) -> type[MLPBackbone]:
     """Return the backbone class of a family.
 
     Args:
-        family: The name in snake case, such as ``cycle_mlp``.
+        family: The name in snake case, such as ``cyclemlp``.
 
     Raises:
         ValueError: If there is no such family.
@@ -139,7 +139,7 @@ def get_backbone(
 
     Example:
         >>> import torch
-        >>> backbone = get_backbone("cycle_mlp_b1")
+        >>> backbone = get_backbone("cyclemlp_b1")
         >>> [tuple(m.shape[1:]) for m in backbone(torch.rand(1, 3, 64, 64))]
         [(64, 16, 16), (128, 8, 8), (320, 4, 4), (512, 2, 2)]
     """

@@ -1,7 +1,7 @@
 """Reference cases: inputs, weights and outputs recorded from official code.
 
 They lie outside the repository, with the small real data sets. A case's ``family`` is
-compared by its letters and digits alone: ``gf_net`` and ``gfnet`` are one family.
+compared by its letters and digits alone: ``gfnet`` and ``gfnet`` are one family.
 """
 
 import dataclasses
@@ -196,12 +196,13 @@ def _read_isotropic(cls: type[MLPBackbone], fields: Fields) -> Fields:
 
 
 def _read_ccs_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+    fields["host"] = find_family(fields["host"]).family
     if fields.get("norm_eps", 0) is None:  # in a host without layer norms
         del fields["norm_eps"]
     return _read_isotropic(cls, fields)
 
 
-def _read_conv_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_convmlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     dims, depths = list(fields["embed_dims"]), list(fields["depths"])
     for name, expected in (
         ("stem_channels", dims[0]),
@@ -214,13 +215,13 @@ def _read_conv_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     return fields
 
 
-def _read_g_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_gmlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     hidden_dim = int(fields["embed_dim"] * fields["mlp_ratio"])
     _require(cls, "hidden_dim", hidden_dim, fields.pop("hidden_dim", hidden_dim))
     return _read_isotropic(cls, fields)
 
 
-def _read_gf_net(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_gfnet(cls: type[MLPBackbone], fields: Fields) -> Fields:
     """Read an isotropic or a hierarchical network; only this one has a layer scale."""
     hierarchical = fields["hierarchical"] = fields.pop("variant") == "pyramid"
     has_scale = fields.pop("layer_scale", hierarchical)
@@ -278,7 +279,7 @@ def _read_ms_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     return fields
 
 
-def _read_res_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_resmlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     init_scale = cls.arch_settings["s12"].init_scale  # no case records it
     return _read_isotropic(cls, {"init_scale": init_scale, **fields})
 
@@ -318,15 +319,15 @@ READINGS = {
     "convmlp": Reading(
         constants={"bn_eps": 1e-5, "patch_size": 4},
         names={"ln_eps": "norm_eps"},
-        adapt=_read_conv_mlp,
+        adapt=_read_convmlp,
     ),
     "csmixer": Reading(names={"img_size": "image_size"}, repeated=("embed_dim",)),
     "cyclemlp": Reading(
         constants={**_STEM, **_DOWNSAMPLE}, names={"cycle_step": "cycle"}
     ),
     "dynamixer": Reading(constants={"overlap": False}),
-    "gmlp": Reading(constants={"gelu": "erf"}, adapt=_read_g_mlp),
-    "gfnet": Reading(constants={"gelu": "erf"}, adapt=_read_gf_net),
+    "gmlp": Reading(constants={"gelu": "erf"}, adapt=_read_gmlp),
+    "gfnet": Reading(constants={"gelu": "erf"}, adapt=_read_gfnet),
     "hiremlp": Reading(
         constants={
             **_STEM,
@@ -338,7 +339,7 @@ READINGS = {
     ),
     "mlpmixer": Reading(adapt=_read_mlp_mixer),
     "msmlp": Reading(constants={"patch_size": 4}, adapt=_read_ms_mlp),
-    "resmlp": Reading(constants={"gelu": "erf"}, adapt=_read_res_mlp),
+    "resmlp": Reading(constants={"gelu": "erf"}, adapt=_read_resmlp),
     "s2mlp": Reading(names={"final_norm": "out_norm"}),
     "s2mlpv2": Reading(names={"final_norm": "out_norm"}),
     "smlpnet": Reading(

@@ -15,7 +15,7 @@ MICRO: dict[str, dict[str, Any]] = {
         "mlp_ratio": 4,
         "ccs_groups": 8,
     },
-    "conv_mlp": {
+    "convmlp": {
         "embed_dims": (16, 32, 48, 64),
         "depths": (1, 2, 2, 2),
         "mlp_ratios": (2, 2, 2),
@@ -28,12 +28,12 @@ MICRO: dict[str, dict[str, Any]] = {
         "group_sizes": (4, 4, 3, 2),
         "mlp_ratio": 4,
     },
-    "cycle_mlp": {
+    "cyclemlp": {
         "embed_dims": (16, 32, 48, 64),
         "depths": (1, 1, 2, 1),
         "mlp_ratios": (4, 4, 2, 2),
     },
-    "dyna_mixer": {
+    "dynamixer": {
         "embed_dims": (24, 48, 48, 48),
         "depths": (1, 1, 2, 1),
         "resolutions": (6, 3, 3, 3),
@@ -43,8 +43,8 @@ MICRO: dict[str, dict[str, Any]] = {
         "mlp_ratios": (3, 3, 3, 3),
         "patch_size": 8,
     },
-    "g_mlp": {"embed_dim": 32, "depth": 4, "patch_size": 16, "mlp_ratio": 6},
-    "gf_net": {
+    "gmlp": {"embed_dim": 32, "depth": 4, "patch_size": 16, "mlp_ratio": 6},
+    "gfnet": {
         "embed_dims": (16, 32, 48, 64),
         "depths": (1, 1, 2, 1),
         "mlp_ratios": (4, 4, 2, 2),
@@ -72,7 +72,7 @@ MICRO: dict[str, dict[str, Any]] = {
         "depths": (1, 1, 2, 1),
         "mlp_ratios": (4, 4, 4, 4),
     },
-    "res_mlp": {
+    "resmlp": {
         "embed_dim": 32,
         "depth": 4,
         "patch_size": 16,
@@ -86,14 +86,14 @@ MICRO: dict[str, dict[str, Any]] = {
         "mlp_ratio": 4,
         "norm": "ln",
     },
-    "s2_mlp_v2": {
+    "s2_mlpv2": {
         "embed_dims": (24, 48, 48, 48),
         "depths": (1, 1, 2, 1),
         "transitions": (True, False, False, False),
         "patch_size": 7,
         "mlp_ratios": (3, 3, 3, 3),
     },
-    "s_mlp_net": {
+    "smlpnet": {
         "embed_dims": (16, 32, 48, 64),
         "depths": (1, 1, 2, 1),
         "mlp_ratios": (3, 3, 3, 3),
@@ -138,7 +138,7 @@ def build_micro(family: str, **options: Any) -> MLPBackbone:
     """Build the backbone of a family in this size.
 
     Args:
-        family: Such as ``cycle_mlp``.
+        family: Such as ``cyclemlp``.
         options: Further arguments of its class.
     """
     return get_family(family)(MICRO[family], **options)

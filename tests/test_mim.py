@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "mlp_backbones"
 INFO = f"{PACKAGE}-{__version__}.dist-info"
 MIM_FOLDERS = (f"{PACKAGE}/.mim", f"{INFO}/.mim")
-CONFIG = "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes"
-WITH_WEIGHTS = "cycle-mlp-b1_8xb128_in1k"
+CONFIG = "retinanet_cyclemlp-mini_fpn_1xb8-8e_digit-scenes"
+WITH_WEIGHTS = "cyclemlp-b1_8xb128_in1k"
 # What a tree may hold that was built and worked in, none of it for others.
 JUNK = (
     "build/lib/mlp_backbones/of_an_earlier_build.py",
-    "build/lib/mlp_backbones/.mim/configs/cycle_mlp/of_an_earlier_build.py",
-    "configs/cycle_mlp/__pycache__/x.cpython-311.pyc",
-    "configs/cycle_mlp/notes.txt",
+    "build/lib/mlp_backbones/.mim/configs/cyclemlp/of_an_earlier_build.py",
+    "configs/cyclemlp/__pycache__/x.cpython-311.pyc",
+    "configs/cyclemlp/notes.txt",
     "data/digit_scenes/picture.png",
     "examples/my_mixer/data/digit_scenes/notes.md",
     "examples/my_mixer/work_dirs/run/config.py",

@@ -91,9 +91,9 @@ def test_options_are_those_of_the_config_unless_named(family: str) -> None:
 
 
 def test_an_option_that_is_named_goes_first() -> None:
-    assert get_backbone("s_mlp_net_mini").token_grid.sizes[0] == (16, 16)
-    assert get_backbone("s_mlp_net_mini", image_size=96).token_grid.sizes[0] == (24, 24)
-    assert get_model("s_mlp_net_mini", image_size=96).backbone.token_grid.sizes[0] == (
+    assert get_backbone("smlpnet_mini").token_grid.sizes[0] == (16, 16)
+    assert get_backbone("smlpnet_mini", image_size=96).token_grid.sizes[0] == (24, 24)
+    assert get_model("smlpnet_mini", image_size=96).backbone.token_grid.sizes[0] == (
         24,
         24,
     )
@@ -102,6 +102,6 @@ def test_an_option_that_is_named_goes_first() -> None:
 def test_minis_are_listed_on_request() -> None:
     names = [f"{family}_mini" for family in FAMILIES]
     assert list_models("*_mini") == names
-    assert list_models("cycle_mlp_mini") == ["cycle_mlp_mini"]
+    assert list_models("cyclemlp_mini") == ["cyclemlp_mini"]
     assert not set(names) & set(list_models())
     assert not set(names) & set(list_models("cycle*"))

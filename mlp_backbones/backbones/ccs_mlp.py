@@ -17,8 +17,8 @@ from typing_extensions import Unpack
 
 from mlp_backbones.arguments import not_negative, one_of, positive, positive_int
 from mlp_backbones.backbones.arch import IsotropicArch, single
-from mlp_backbones.backbones.res_mlp import without_final_affine
 from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resmlp import without_final_affine
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     Affine,
@@ -33,7 +33,7 @@ from mlp_backbones.layers import (
 from mlp_backbones.ops import dispatch
 from mlp_backbones.registry import MODELS
 
-HOSTS = ("mlp_mixer", "res_mlp")
+HOSTS = ("mlp_mixer", "resmlp")
 LIFTS = ("embed", "resize")
 
 # From here on Fourier transforms beat matrix products: timed on one CPU thread. GPUs
@@ -238,7 +238,7 @@ class CCSMLP(ResampledBackbone):
     Args:
         arch: ``mixer_b16``, ``resmlp_36``, one of its variants ``resmlp_36_g1``,
             ``resmlp_36_g4`` and ``resmlp_36_g384`` with other numbers of groups,
-            ``mini``, or a mapping with ``host`` (``mlp_mixer`` or ``res_mlp``),
+            ``mini``, or a mapping with ``host`` (``mlp_mixer`` or ``resmlp``),
             ``embed_dim``, ``depth``, ``patch_size``, ``mlp_ratio`` and ``ccs_groups``.
         image_size: Side of the training images, or height and width, in pixels; with
             the patch size it says the grid that the weights belong to.
@@ -249,7 +249,7 @@ class CCSMLP(ResampledBackbone):
         lift: How vectors are lifted, ``"embed"`` or ``"resize"``; see
             :class:`CirculantMixer`.
         norm_eps: Epsilon of all layer norms.
-        init_scale: What the branches of a ``res_mlp`` host are scaled by at the start.
+        init_scale: What the branches of a ``resmlp`` host are scaled by at the start.
         common: See :class:`ResampledBackbone`.
 
     Example:
@@ -273,14 +273,14 @@ class CCSMLP(ResampledBackbone):
         )
         for name, host, dim, depth, groups in (
             ("mixer_b16", "mlp_mixer", 768, 12, 8),
-            ("resmlp_36", "res_mlp", 384, 36, 8),
-            ("resmlp_36_g1", "res_mlp", 384, 36, 1),
-            ("resmlp_36_g4", "res_mlp", 384, 36, 4),
-            ("resmlp_36_g384", "res_mlp", 384, 36, 384),
+            ("resmlp_36", "resmlp", 384, 36, 8),
+            ("resmlp_36_g1", "resmlp", 384, 36, 1),
+            ("resmlp_36_g4", "resmlp", 384, 36, 4),
+            ("resmlp_36_g384", "resmlp", 384, 36, 384),
         )
     }
     mini_arch = CCSArch(
-        host="res_mlp", embed_dim=128, depth=8, patch_size=8, mlp_ratio=3, ccs_groups=8
+        host="resmlp", embed_dim=128, depth=8, patch_size=8, mlp_ratio=3, ccs_groups=8
     )
     mini_options: ClassVar[dict[str, Any]] = {"image_size": 64, "init_scale": 0.1}
 
@@ -300,7 +300,7 @@ class CCSMLP(ResampledBackbone):
         self.norm_eps = norm_eps
         self.init_scale = not_negative("init_scale", init_scale)
         fields = self.resolve_arch(arch)
-        self.constant_drop_path = fields.host == "res_mlp"
+        self.constant_drop_path = fields.host == "resmlp"
         self.token_grid = TokenGrid.of_image(
             image_size,
             (fields.patch_size,) * 4,
@@ -338,7 +338,7 @@ class CCSMLP(ResampledBackbone):
 
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build the norm of one level, or the final norm of the host's classifier."""
-        if self.arch.host == "res_mlp" and not self.pyramid:
+        if self.arch.host == "resmlp" and not self.pyramid:
             return Affine(dim)
         return nn.LayerNorm(dim, eps=self.norm_eps)
 
@@ -355,7 +355,7 @@ class CCSMLP(ResampledBackbone):
         if isinstance(module, CirculantMixer):
             bound = module.weight.shape[1] ** -0.5
             nn.init.uniform_(module.weight, -bound, bound)
-        elif self.arch.host == "res_mlp":
+        elif self.arch.host == "resmlp":
             super()._init_module(module)
         elif isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

@@ -18,7 +18,7 @@ def cls(request: pytest.FixtureRequest) -> type[ResampledBackbone]:
     return request.param
 
 
-GRID_FIELDS = {"dyna_mixer": "resolutions", "vip": "segment_dims"}
+GRID_FIELDS = {"dynamixer": "resolutions", "vip": "segment_dims"}
 
 
 def randomise(module: nn.Module, scale: float = 0.3) -> nn.Module:
@@ -229,9 +229,9 @@ GMACS = {
     "vip_s7": 6.90,
     "vip_m7": 16.28,
     "vip_l7": 24.34,
-    "dyna_mixer_s": 7.30,
-    "dyna_mixer_m": 16.98,
-    "dyna_mixer_l": 27.34,
+    "dynamixer_s": 7.30,
+    "dynamixer_m": 16.98,
+    "dynamixer_l": 27.34,
 }
 
 

@@ -21,7 +21,7 @@ from mlp_backbones.testing.contract import CHECKS, randomise
 FAMILIES = sorted(families())
 # One of each skeleton: four stages, one grid of tokens, axes, spectra. That graphs
 # are whole is part of the contract of all; kernels of the others are tested nightly.
-SKELETONS = ("cycle_mlp", "mlp_mixer", "vip", "gf_net")
+SKELETONS = ("cyclemlp", "mlp_mixer", "vip", "gfnet")
 DEPLOYED = [
     pytest.param(
         family,

@@ -204,4 +204,4 @@ def test_arrays_that_are_no_weights(tmp_path: Path) -> None:
 def test_another_family_of_timm_is_named(reference_dir: Path, tmp_path: Path) -> None:
     torch.save(official(reference_dir, "timm_square"), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"no GMLP.*layouts known \(timm\)"):
-        load_pretrained(GMLP(MICRO["g_mlp"]), tmp_path / "w.pth")
+        load_pretrained(GMLP(MICRO["gmlp"]), tmp_path / "w.pth")

@@ -22,7 +22,7 @@ from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_che
 from mlp_backbones.factory import Classifier
 from mlp_backbones.registry import MODELS
 
-CASE = "cycle_mlp/b_like_square"
+CASE = "cyclemlp/b_like_square"
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_head_of_other_classes_is_dropped_and_said(
     assert [s for s in said if "is dropped" in s] == [
         "WARNING the head of 10 classes is dropped, the model has 7"
     ]
-    wider = get_model("cycle_mlp_b1", num_classes=7)
+    wider = get_model("cyclemlp_b1", num_classes=7)
     said.clear()
     with pytest.raises(CheckpointError):
         load_pretrained(wider, tmp_path / "w.pth")
@@ -313,7 +313,7 @@ def test_another_size_lists_the_first_mismatches(official, tmp_path: Path) -> No
     with pytest.raises(
         CheckpointError, match=r"CycleMLP b1; \d+ of another shape"
     ) as e:
-        get_model("cycle_mlp_b1", pretrained=tmp_path / "w.pth")
+        get_model("cyclemlp_b1", pretrained=tmp_path / "w.pth")
     assert len(re.findall(r"instead of", str(e.value))) == 5
     assert str(tmp_path / "w.pth") in str(e.value)
 
@@ -321,7 +321,7 @@ def test_another_size_lists_the_first_mismatches(official, tmp_path: Path) -> No
 def test_another_family_is_named(tmp_path: Path) -> None:
     torch.save({"layer1.0.conv1.weight": torch.zeros(4)}, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match=r"no CycleMLP.*layer1.0.conv1.weight"):
-        get_backbone("cycle_mlp_b1", pretrained=tmp_path / "resnet.pth")
+        get_backbone("cyclemlp_b1", pretrained=tmp_path / "resnet.pth")
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
@@ -359,10 +359,10 @@ def test_addresses_are_asked_only_when_told(monkeypatch, tmp_path: Path) -> None
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", download)
-    get_model("cycle_mlp_b1")
+    get_model("cyclemlp_b1")
     assert not asked
     with pytest.raises(CheckpointError, match=r"CycleMLP_B1\.pth: no network"):
-        get_model("cycle_mlp_b1", pretrained="official")
+        get_model("cyclemlp_b1", pretrained="official")
     with pytest.raises(CheckpointError, match="no network"):
         read_checkpoint("https://example.org/a.pth", sha256="0123abcd")
     (first, _, digits), (_, file, hashed) = asked
@@ -406,4 +406,4 @@ def test_downloads_are_kept_and_read_like_files(
 
 def test_sizes_without_official_weights_say_so() -> None:
     with pytest.raises(CheckpointError, match=r"CycleMLP tiny.*b1, b2"):
-        get_model("cycle_mlp_tiny", pretrained="official")
+        get_model("cyclemlp_tiny", pretrained="official")

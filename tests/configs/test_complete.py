@@ -23,17 +23,17 @@ REPORTED = {
         ("mask-rcnn", True): "tiny small",
         ("upernet", False): "tiny small base",
     },
-    "conv_mlp": {
+    "convmlp": {
         ("retinanet", False): "s m l",
         ("mask-rcnn", False): "s m l",
         ("fpn", False): "s m l",
     },
-    "cycle_mlp": {
+    "cyclemlp": {
         ("retinanet", False): "b1 b2 b3 b4 b5",
         ("mask-rcnn", False): "b1 b2 b3 b4 b5",
         ("fpn", False): "b1 b2 b3 b4 b5",
     },
-    "gf_net": {("fpn", False): "h_ti h_s h_b"},
+    "gfnet": {("fpn", False): "h_ti h_s h_b"},
     "hire_mlp": {
         ("retinanet", False): "small base large",
         ("mask-rcnn", False): "small base large",
@@ -54,7 +54,7 @@ REPORTED = {
     },
 }
 # The sheet of CycleMLP has no 3x result; these are ours.
-OURS = {"cycle_mlp": {("mask-rcnn", True): "b2 tiny small base"}}
+OURS = {"cyclemlp": {("mask-rcnn", True): "b2 tiny small base"}}
 # How the sheets name the same.
 SHEET_KEYS = {
     "retinanet_1x": ("retinanet", False),
@@ -139,7 +139,7 @@ def test_no_config_of_the_papers_data_sets_is_missing(family):
 def test_3x_trains_at_many_scales():
     """Of the four families that the zoo promises it for."""
     with_3x = {family for table in (REPORTED, OURS) for family in _with_3x(table)}
-    assert with_3x >= {"as_mlp", "cycle_mlp", "hire_mlp", "wave_mlp"}
+    assert with_3x >= {"as_mlp", "cyclemlp", "hire_mlp", "wave_mlp"}
     for family in with_3x:
         for path in (config_dir() / family).glob("*-3x_coco.py"):
             assert "coco_instance_multi-scale.py" in path.read_text(), path.name
@@ -170,8 +170,8 @@ def test_the_reported_results_are_those_of_the_sheets(reference_dir):
 
 
 def test_a_missing_config_would_be_named(monkeypatch):
-    names = [name for name in _names("cycle_mlp") if name.size != "b3"]
+    names = [name for name in _names("cyclemlp") if name.size != "b3"]
     monkeypatch.setitem(globals(), "_names", lambda family: names)
-    missing = _readable(_demanded("cycle_mlp") - _present("cycle_mlp"))
+    missing = _readable(_demanded("cyclemlp") - _present("cyclemlp"))
     assert "classifier of b3 on in1k" in missing
     assert "upernet of b3 on ade20k-512x512" in missing

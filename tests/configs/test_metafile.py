@@ -26,10 +26,10 @@ RECORDED = {
 
 LARGE = {
     "ccs_mlp_mixer_b16",
-    "dyna_mixer_l",
+    "dynamixer_l",
     "mlp_mixer_h14",
     "mlp_mixer_l16",
-    "res_mlp_b24_8",
+    "resmlp_b24_8",
     "vip_l7",
 }
 """More than 20 billion multiply-adds: counted nightly, as smaller sizes are always."""

@@ -136,10 +136,10 @@ def test_the_config_holds_what_its_name_says_and_what_it_owes(config, config_pat
 
 
 FLIP = {"type": "RandomFlip", "prob": 0.5}
-ADE20K = "upernet_cycle-mlp-tiny_8xb2-160k_ade20k-512x512"
-CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
-DETECTOR = "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"
-DIGITS = "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes"
+ADE20K = "upernet_cyclemlp-tiny_8xb2-160k_ade20k-512x512"
+CLASSIFIER = "cyclemlp-b1_8xb128_in1k"
+DETECTOR = "retinanet_cyclemlp-b1_fpn_8xb2-1x_coco"
+DIGITS = "retinanet_cyclemlp-mini_fpn_1xb8-8e_digit-scenes"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ DIGITS = "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes"
     ],
 )
 def test_each_fault_is_found(stem, options, fault):
-    path = CONFIG_DIR / "cycle_mlp" / f"{stem}.py"
+    path = CONFIG_DIR / "cyclemlp" / f"{stem}.py"
     config = copy.deepcopy(shipped_configs.read(path))
     config.merge_from_dict(options)
     faults = find_faults(path, config)
@@ -175,7 +175,7 @@ def test_each_fault_is_found(stem, options, fault):
 
 
 def test_a_missing_part_is_found():
-    path = CONFIG_DIR / "cycle_mlp" / f"{DETECTOR}.py"
+    path = CONFIG_DIR / "cyclemlp" / f"{DETECTOR}.py"
     config = copy.deepcopy(shipped_configs.read(path))
     for key in ("visualizer", "tta_model"):
         config.pop(key)
@@ -185,16 +185,16 @@ def test_a_missing_part_is_found():
 @pytest.mark.parametrize(
     "stem",
     [
-        "retinanet_cycle-mlp-b1_fpn_8xb2_coco",  # no schedule
+        "retinanet_cyclemlp-b1_fpn_8xb2_coco",  # no schedule
         "retinanet_as-mlp-tiny_fpn_8xb2-1x_coco",  # another family
-        "retinanet_cycle-mlp_fpn_8xb2-1x_coco",  # no size
-        "cycle-mlp-b1_in1k",  # no batch
-        "cycle_mlp-b1_8xb128_in1k",
+        "retinanet_cyclemlp_fpn_8xb2-1x_coco",  # no size
+        "cyclemlp-b1_in1k",  # no batch
+        "cyclemlp-b1_8xb128_in1k",
     ],
 )
 def test_a_name_off_the_rule_is_refused(stem):
     with pytest.raises(ValueError, match=stem):
-        parse_config_name(Path("configs/cycle_mlp") / f"{stem}.py")
+        parse_config_name(Path("configs/cyclemlp") / f"{stem}.py")
 
 
 def test_the_parts_of_a_name():

@@ -63,7 +63,7 @@ def _pipeline(config, key):
 
 def _by_family(path):
     """CycleMLP's first: of the configs that share a pipeline, one of a small model."""
-    return path.parent.name != "cycle_mlp", path
+    return path.parent.name != "cyclemlp", path
 
 
 def _distinct(keys, describe):
@@ -116,9 +116,9 @@ def test_pipeline_runs(key, path, files):
 
 
 def test_classes_of_digit_scenes_are_those_of_the_maker():
-    stems = ("retinanet_cycle-mlp-mini_fpn", "fpn_cycle-mlp-mini")
+    stems = ("retinanet_cyclemlp-mini_fpn", "fpn_cyclemlp-mini")
     for stem, info in zip(stems, (METAINFO, SEG_METAINFO), strict=True):
-        (path,) = CONFIG_DIR.glob(f"cycle_mlp/{stem}_*_digit-scenes.py")
+        (path,) = CONFIG_DIR.glob(f"cyclemlp/{stem}_*_digit-scenes.py")
         config = Config.fromfile(path)
         for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
             metainfo = config[key].dataset.metainfo
@@ -162,19 +162,19 @@ def test_augmented_predictions_are_merged(key, path, files):
 @pytest.mark.parametrize(
     ("stem", "root"),
     [
-        ("retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco", "coco_mini/"),
-        ("mask-rcnn_cycle-mlp-b1_fpn_8xb2-1x_coco", "coco_mini/"),
+        ("retinanet_cyclemlp-b1_fpn_8xb2-1x_coco", "coco_mini/"),
+        ("mask-rcnn_cyclemlp-b1_fpn_8xb2-1x_coco", "coco_mini/"),
         (
-            "fpn_cycle-mlp-b1_8xb4-40k_ade20k-512x512",
+            "fpn_cyclemlp-b1_8xb4-40k_ade20k-512x512",
             "ade_mini/ade/ADEChallengeData2016",
         ),
-        ("upernet_cycle-mlp-tiny_8xb2-160k_ade20k-512x512", "ade_mini/coco_ade150"),
-        ("cycle-mlp-b1_8xb128_in1k", "cls_mini"),
+        ("upernet_cyclemlp-tiny_8xb2-160k_ade20k-512x512", "ade_mini/coco_ade150"),
+        ("cyclemlp-b1_8xb128_in1k", "cls_mini"),
     ],
 )
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_real_data_needs_only_another_root(stem, root, split, data_dir):
-    config = Config.fromfile(CONFIG_DIR / "cycle_mlp" / f"{stem}.py")
+    config = Config.fromfile(CONFIG_DIR / "cyclemlp" / f"{stem}.py")
     settings = config[f"{split}_dataloader"].dataset
     settings.data_root = f"{data_dir}/{root}"
     with DefaultScope.overwrite_default_scope(config.default_scope):
@@ -194,10 +194,10 @@ def test_real_data_needs_only_another_root(stem, root, split, data_dir):
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
 @pytest.mark.filterwarnings("ignore:Checkpoint is not loaded")
 @pytest.mark.parametrize(
-    "stem", ["retinanet_cycle-mlp-mini", "fpn_cycle-mlp-mini", "cycle-mlp-mini"]
+    "stem", ["retinanet_cyclemlp-mini", "fpn_cyclemlp-mini", "cyclemlp-mini"]
 )
 def test_inferencers_of_openmmlab_take_the_config(stem, files):
-    (path,) = CONFIG_DIR.glob(f"cycle_mlp/{stem}_*_digit-scenes.py")
+    (path,) = CONFIG_DIR.glob(f"cyclemlp/{stem}_*_digit-scenes.py")
     scope = Config.fromfile(path).default_scope
     image = cv2.imread(str(files / "image.jpg"))
     with DefaultScope.overwrite_default_scope(scope):

@@ -246,10 +246,10 @@ def test_every_family_says_where_its_recipes_come_from():
 
 def test_a_stale_number_is_found():
     row = {"Families": "CycleMLP", "Rate": "1e-3"}
-    assert _find_row([row], "cycle_mlp", "b1") is row
+    assert _find_row([row], "cyclemlp", "b1") is row
     with pytest.raises(AssertionError, match="stands in 2 rows"):
-        _find_row([row, {**row, "Families": "CycleMLP `b1`"}], "cycle_mlp", "b1")
+        _find_row([row, {**row, "Families": "CycleMLP `b1`"}], "cyclemlp", "b1")
     with pytest.raises(AssertionError, match="stands in 0 rows"):
-        _find_row([{**row, "Families": "CycleMLP `b2`"}], "cycle_mlp", "b1")
+        _find_row([{**row, "Families": "CycleMLP `b2`"}], "cyclemlp", "b1")
     assert _drop_path("0; `a` `b` 0.2, `c` 0.1", "b") == 0.2
     assert _drop_path("0; `a` `b` 0.2, `c` 0.1", "d") == 0

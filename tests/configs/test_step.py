@@ -226,10 +226,10 @@ def test_parts_fit_together(config_path, config):
     assert find_faults(config_path, config) == []
 
 
-DETECTOR = "mask-rcnn_cycle-mlp-b1_fpn_8xb2-1x_coco"
-RETINANET = "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"
-SEGMENTOR = "upernet_cycle-mlp-tiny_8xb2-160k_ade20k-512x512"
-CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
+DETECTOR = "mask-rcnn_cyclemlp-b1_fpn_8xb2-1x_coco"
+RETINANET = "retinanet_cyclemlp-b1_fpn_8xb2-1x_coco"
+SEGMENTOR = "upernet_cyclemlp-tiny_8xb2-160k_ade20k-512x512"
+CLASSIFIER = "cyclemlp-b1_8xb128_in1k"
 
 
 @pytest.mark.filterwarnings("ignore:Default ``avg_non_ignore``")
@@ -271,7 +271,7 @@ CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
     ],
 )
 def test_each_misfit_is_found(stem, options, fault):
-    path = shipped_configs.CONFIG_DIR / "cycle_mlp" / f"{stem}.py"
+    path = shipped_configs.CONFIG_DIR / "cyclemlp" / f"{stem}.py"
     config = copy.deepcopy(shipped_configs.read(path))
     config.merge_from_dict(options)
     faults = find_faults(path, config)
@@ -306,8 +306,8 @@ def test_one_step_and_one_prediction(step_path, config):
 
 def test_an_output_norm_that_no_head_reads_is_found():
     """The step's report can fail: the usual `start_level=1` leaves a norm unused."""
-    stem = "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"
-    config = Config.fromfile(config_dir() / "cycle_mlp" / f"{stem}.py")
+    stem = "retinanet_cyclemlp-b1_fpn_8xb2-1x_coco"
+    config = Config.fromfile(config_dir() / "cyclemlp" / f"{stem}.py")
     small = shrink_config(config)
     small.model.backbone.out_indices = (0, 1, 2, 3)
     small.model.neck.update(in_channels=[64, 128, 320, 512], start_level=1)

@@ -16,10 +16,10 @@ from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_s
 TOOLS = Path(__file__).parents[2] / "tools"
 BATCH = 4
 RUNS = {  # head, schedule, and the metric that tells how well it went
-    "retinanet_cycle-mlp-mini_fpn_1xb8-8e": "coco/bbox_mAP_50",
-    "mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e": "coco/segm_mAP_50",
-    "fpn_cycle-mlp-mini_1xb32-3k": "mIoU",
-    "cycle-mlp-mini_1xb32-10e": "accuracy/top1",
+    "retinanet_cyclemlp-mini_fpn_1xb8-8e": "coco/bbox_mAP_50",
+    "mask-rcnn_cyclemlp-mini_fpn_1xb8-6e": "coco/segm_mAP_50",
+    "fpn_cyclemlp-mini_1xb32-3k": "mIoU",
+    "cyclemlp-mini_1xb32-10e": "accuracy/top1",
 }
 
 
@@ -55,7 +55,7 @@ def _numbers(work_dir: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_train_resume_evaluate(run: str, scenes: Path, tmp_path: Path) -> None:
-    config_file = config_dir() / "cycle_mlp" / f"{run}_digit-scenes.py"
+    config_file = config_dir() / "cyclemlp" / f"{run}_digit-scenes.py"
     config = Config.fromfile(config_file)
     part = Path(config.data_root).name
     by_epoch = config.train_cfg.get("type", "EpochBasedTrainLoop") != (

@@ -22,7 +22,7 @@ def blocks(language: str) -> list[str]:
 def run(tmp_path: Path):
     """Return a function that runs lines of bash beside links into the checkout."""
     (tmp_path / "configs").mkdir()
-    for place in ("examples", "tools", "configs/_base_", "configs/cycle_mlp"):
+    for place in ("examples", "tools", "configs/_base_", "configs/cyclemlp"):
         (tmp_path / place).symlink_to(REPOSITORY / place)
     paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
     bin_dir = str(Path(sys.executable).parent)

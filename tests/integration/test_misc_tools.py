@@ -132,7 +132,7 @@ def test_tools_test_takes_a_published_file(call, trained, tiny, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_published_weights_load_by_name(call, tmp_path, suffix):
-    model = get_model("g_mlp_ti16", num_classes=3).eval()
+    model = get_model("gmlp_ti16", num_classes=3).eval()
     images = torch.rand(1, 3, 224, 224)
     weights = dict(model.state_dict())
     content = {
@@ -142,10 +142,10 @@ def test_published_weights_load_by_name(call, tmp_path, suffix):
     }
     torch.save(content, tmp_path / "run.pth")
     file = publish(call, tmp_path / "run.pth", tmp_path / f"model{suffix}")
-    found = get_model("g_mlp_ti16", num_classes=3, pretrained=file).eval()
+    found = get_model("gmlp_ti16", num_classes=3, pretrained=file).eval()
     with torch.no_grad():
         assert torch.equal(found(images), model(images))
-    backbone = get_backbone("g_mlp_ti16", pretrained=file)
+    backbone = get_backbone("gmlp_ti16", pretrained=file)
     assert torch.equal(backbone.stem.proj.weight, model.backbone.stem.proj.weight)
     if suffix == ".safetensors":
         assert load_file(file).keys() == weights.keys()
@@ -196,7 +196,7 @@ def test_what_is_not_published(call, tmp_path, source, out, word):
 
 
 def test_a_printed_config_is_the_whole_config(call, tmp_path):
-    config = config_dir() / "cycle_mlp" / "cycle-mlp-b1_8xb128_in1k.py"
+    config = config_dir() / "cyclemlp" / "cyclemlp-b1_8xb128_in1k.py"
     option = "train_dataloader.batch_size=7"
     command = ["misc/print_config.py", config, "--save-path", "whole.py"]
     code, out, err = call(*command, "--cfg-options", option)

@@ -176,7 +176,7 @@ def train(scope: str, way: str, folder: Path, environment: dict[str, str]) -> Pa
         configs = openmmlab_runs.package_folder(scope) / ".mim" / "configs"
         config = folder / f"{scope}_{way}.py"
         text = RUNS[scope][0].replace("{configs}", str(configs))
-        config.write_text(line + text.replace("{arch}", repr(MICRO["cycle_mlp"])))
+        config.write_text(line + text.replace("{arch}", repr(MICRO["cyclemlp"])))
         script = openmmlab_runs.tool(scope, "train.py")
         openmmlab_runs.run(*before, script, config.name, cwd=folder, env=environment)
     return work_dir

@@ -64,7 +64,7 @@ def test_loss_falls(
 
 def test_classifier_learns(data_dir: Path, tmp_path: Path) -> None:
     config = read_config(
-        str(CONFIG_DIR / "cycle-mlp-b1_8xb128_in1k.py"),
+        str(CONFIG_DIR / "cyclemlp-b1_8xb128_in1k.py"),
         {
             "data_root": str(data_dir / "cls_mini"),
             "model.backbone.drop_path_rate": 0.0,
