@@ -228,7 +228,7 @@ def check_stochastic_depth(build: Build) -> None:
     rates = [
         module.drop_prob
         for name, module in backbone.named_modules()
-        if name.endswith("drop_path") and hasattr(module, "drop_prob")
+        if name.endswith("drop_path") and getattr(module, "drop_prob", 0) > 0
     ]
     _require(bool(rates), "with drop_path_rate=0.5 no block has a DropPath drop_path")
     _require(

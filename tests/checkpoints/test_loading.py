@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from reference_cases import load_reference_case
+from reference_cases import find_reference_folder, load_reference_case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,17 +22,17 @@ from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_che
 from mlp_backbones.factory import Classifier
 from mlp_backbones.registry import MODELS
 
-CASE = "cyclemlp/b_like_square"
+CASE = "b_like_square"
 
 
 @pytest.fixture
 def case(reference_dir: Path):
-    return load_reference_case(reference_dir / f"{CASE}.json")
+    return load_reference_case(find_reference_folder("cyclemlp") / f"{CASE}.json")
 
 
 @pytest.fixture
 def official(reference_dir: Path) -> dict[str, Tensor]:
-    tensors = load_file(reference_dir / f"{CASE}.safetensors")
+    tensors = load_file(find_reference_folder("cyclemlp") / f"{CASE}.safetensors")
     return {k[3:]: v.clone() for k, v in tensors.items() if k.startswith("sd.")}
 
 

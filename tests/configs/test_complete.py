@@ -5,6 +5,7 @@ import math
 from functools import cache
 
 import pytest
+from reference_cases import find_reference_folder
 
 from dev.zoo.metafile import read_metafile
 from dev.zoo.naming import spell_size
@@ -152,7 +153,7 @@ def _with_3x(table):
 def test_the_reported_results_are_those_of_the_sheets(reference_dir):
     found = {}
     for family in FAMILIES:
-        sheet = json.loads((reference_dir / family / "paper.json").read_text())
+        sheet = json.loads((find_reference_folder(family) / "paper.json").read_text())
         cls = get_family(family)
         rows = {}
         for arch in cls.arch_settings:
