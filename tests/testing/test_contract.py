@@ -158,7 +158,7 @@ FAULTS = [
     (CountsPasses, "check_checkpointing", "with_cp=True: buffers"),
     (NeverFrozen, "check_frozen_stages", r"frozen_stages=0 stem\.proj\.weight is not"),
     (TrainsFrozenParts, "check_frozen_stages", "part 0 has training=True"),
-    (NeverDrops, "check_stochastic_depth", "should grow to 0.5"),
+    (NeverDrops, "check_stochastic_depth", "no block has a DropPath"),
     (DropsTheSame, "check_stochastic_depth", "should grow to 0.5"),
     (OneLayer, "check_layer_depths", r"0 \.\.\. 6"),
     (LooksAtNeighbours, "check_batch_independence", "image 0 alone and in a batch"),
