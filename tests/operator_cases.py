@@ -139,6 +139,8 @@ def detector_cases() -> Results:
             key: weight.grad for key, weight in model.named_parameters()
         }
         model.zero_grad()
+        head = model.bbox_head if name == "retinanet" else model.roi_head
+        head.test_cfg.score_thr = 0.0
         instances = [s.pred_instances for s in small_heads.predict("mmdet", model)]
         found[f"{name}/detections"] = [
             {"boxes": found.bboxes, "scores": found.scores, "labels": found.labels}

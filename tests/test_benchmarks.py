@@ -12,6 +12,7 @@ from benchmarks.cycle_fc import (
     passes,
     to_form,
 )
+from benchmarks.operators import in_this_process
 from mlp_backbones.backbones.cyclemlp import CycleFC
 
 # one rounding of values below 4
@@ -49,3 +50,10 @@ def test_forms_of_the_whole_model_agree(options, monkeypatch):
     for form, values in logits.items():
         difference = (values - shift).abs().max()
         assert difference <= MODEL_TOLERANCE[args.dtype], form
+
+
+@pytest.mark.slow
+def test_every_operator_is_measured():
+    found = in_this_process(torch.device("cpu"), repeats=1)
+    assert len(found) == 8
+    assert all(milliseconds > 0 for milliseconds in found.values())
