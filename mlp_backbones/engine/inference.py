@@ -203,8 +203,8 @@ def _name_classes(
     meta["classes"] = names
     palette = meta.get("palette")
     if config.default_scope == "mmseg" and len(palette or ()) != len(names):
-        colors = np.random.default_rng(0).integers(0, 256, (len(names), 3))
-        meta["palette"] = colors.tolist()
+        colours = np.random.default_rng(0).integers(0, 256, (len(names), 3))
+        meta["palette"] = colours.tolist()
     inferencer.visualizer.dataset_meta = meta
 
 

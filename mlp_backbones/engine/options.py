@@ -30,7 +30,7 @@ def add_common_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-check-data",
         action="store_true",
-        help="do not look through the annotations before the start",
+        help="do not check the annotations before the run",
     )
     parser.add_argument(
         "--launcher",
@@ -48,7 +48,7 @@ def add_picture_options(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--show-dir",
-        help="folder for pictures of predictions beside the ground truth",
+        help="folder for images of predictions beside the ground truth",
     )
     parser.add_argument(
         "--wait-time",
