@@ -116,9 +116,9 @@ def blend_shifted(
     if not _is_traced():
         return _Blend.apply(x, weights, directions)
     weighted = (x * weights[:, None, None]).chunk(len(directions), -1)
-    shifted = [
-        _shift_by_concatenation(branch, ways)
-        for branch, ways in zip(weighted, directions, strict=True)
+    shifted = [  # torch 2.1 traces no zip that is strict
+        _shift_by_concatenation(branch, directions[index])
+        for index, branch in enumerate(weighted)
     ]
     return functools.reduce(torch.add, shifted)
 

@@ -163,6 +163,9 @@ def test_a_compiled_graph_computes_the_same() -> None:
     torch.testing.assert_close(traced.grad, eager.grad)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.export, "Dim"), reason="torch 2.2 brought sizes that vary"
+)
 def test_exports_for_any_size() -> None:
     class Everything(torch.nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, ...]:
