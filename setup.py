@@ -17,8 +17,6 @@ MIM_FILES = (
     "tools/**/*.py",
     "tools/**/*.sh",
 )
-# This keeps a checkout: its virtual environment.
-NOT_FOR_MIM = ("tools/misc/setup_env.py",)
 
 
 class BuildWithMim(build_py):
@@ -37,10 +35,9 @@ class BuildWithMim(build_py):
         folder = package / ".mim"
         for pattern in MIM_FILES:
             for source in ROOT.glob(pattern):
-                name = source.relative_to(ROOT)
-                if name.as_posix() not in NOT_FOR_MIM:
-                    (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(source, folder / name)
+                target = folder / source.relative_to(ROOT)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
 
 
 class WheelForMim(bdist_wheel):
@@ -86,36 +83,44 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=find_packages(include=["mlp_backbones", "mlp_backbones.*"]),
     package_data={"mlp_backbones": ["py.typed"]},
     cmdclass={"bdist_wheel": WheelForMim, "build_py": BuildWithMim},
     zip_safe=False,
     # No OpenMMLab distribution stands here: two sets of them share their import
     # names, and requiring one would break an environment that holds the other.
-    install_requires=["numpy", "safetensors", "torch>=2.1"],
+    install_requires=["numpy", "safetensors", "torch>=2.1", "typing_extensions"],
     extras_require={
+        # The extra of a stack is all that training on the digit scenes by mim needs.
         "onedl": [
+            *DEMO,
             "onedl-mmengine>=0.10.12",
             "onedl-mmcv>=2.3.6",
             "onedl-mmdetection>=3.5.1",
             "onedl-mmsegmentation>=1.4.2",
             "onedl-mmpretrain>=1.3.6",
+            "onedl-mim>=0.5.1",
             "pycocotools",
             "torchvision",
         ],
         "upstream": [
+            *DEMO,
             "mmengine>=0.10.7",
-            "mmcv>=2.0.0,<2.2.0",
+            # without compiled operators, in which torchvision stands in
+            "mmcv-lite>=2.0.0,<2.2.0",
             "mmdet>=3.3.0",
             "mmsegmentation>=1.2.2",
             "mmpretrain>=1.2.0",
+            "openmim>=0.3.7,<0.3.9",  # that one needs the pins of opendatalab
             "ftfy",
             "numpy<2",
             "pycocotools",
             "regex",
+            "setuptools<81",  # mmengine and openmim import pkg_resources
             "torch<2.6",
             "torchvision",
         ],

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
 from mlp_backbones import get_model
-from mlp_backbones.backbones.cycle_mlp import (
+from mlp_backbones.backbones.cyclemlp import (
     CycleFC,
     CycleMixer,
     CycleMLP,
@@ -51,7 +51,7 @@ RATIOS = {
     "training_peak": (("shift", "official"), ("shift", "deform")),
 }
 TOLERANCE = 1e-5
-MODEL = "cycle_mlp_b2"
+MODEL = "cyclemlp_b2"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -95,8 +95,8 @@ class OfficialMixer(nn.Module):
 
     def __init__(self, mixer: CycleMixer) -> None:
         super().__init__()
-        self.horizontal = DeformCycleFC(mixer.horizontal)
-        self.vertical = DeformCycleFC(mixer.vertical)
+        self.along_width = DeformCycleFC(mixer.along_width)
+        self.along_height = DeformCycleFC(mixer.along_height)
         self.channel = plain_linear(mixer.channel)
         self.fc1 = plain_linear(mixer.reweight.fc1)
         self.act = nn.GELU()
@@ -105,7 +105,7 @@ class OfficialMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, _, _, dim = x.shape
-        h, w, c = self.horizontal(x), self.vertical(x), self.channel(x)
+        h, w, c = self.along_width(x), self.along_height(x), self.channel(x)
         # (B, H, W, C) -> (B, C, H, W) -> (B, C)
         pooled = (h + w + c).permute(0, 3, 1, 2).flatten(2).mean(2)
         logits = self.fc2(self.act(self.fc1(pooled))).reshape(batch, dim, 3)
@@ -295,7 +295,7 @@ def peak_in_own_process(form: str, args: argparse.Namespace) -> float:
 
 def stage_shapes(height: int, width: int) -> list[tuple[int, int, int]]:
     """Return height, width and channels of the four stages' maps."""
-    dims = CycleMLP.arch_settings["b2"]["embed_dims"]
+    dims = CycleMLP.arch_settings["b2"].embed_dims
     return [
         (-(-height // stride), -(-width // stride), dim)
         for stride, dim in zip((4, 8, 16, 32), dims, strict=True)

@@ -3,7 +3,7 @@
 Shows that the pyramids carry a signal, and nothing finer: the schedule is cut to what
 the machine does in that time, so figures of two machines do not compare.
 
-    python benchmarks/digit_detectors.py cycle_mlp s2_mlp --minutes 5 --threads 2 \
+    python benchmarks/digit_detectors.py cyclemlp s2_mlp --minutes 5 --threads 2 \
         --data data/digit_scenes --out benchmarks/results/digit_detectors.json
 """
 

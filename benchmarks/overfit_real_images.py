@@ -34,11 +34,11 @@ from mlp_backbones.engine.launch import build_runner
 sys.path.insert(0, str(Path(__file__).parent))
 from timing import describe_machine
 
-CONFIG_DIR = Path(__file__).parents[1] / "configs" / "cycle_mlp"
+CONFIG_DIR = Path(__file__).parents[1] / "configs" / "cyclemlp"
 CONFIGS = {
-    "retinanet": "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco.py",
-    "mask-rcnn": "mask-rcnn_cycle-mlp-b1_fpn_8xb2-1x_coco.py",
-    "semantic-fpn": "fpn_cycle-mlp-b1_8xb4-40k_ade20k-512x512.py",
+    "retinanet": "retinanet_cyclemlp-b1_fpn_8xb2-1x_coco.py",
+    "mask-rcnn": "mask-rcnn_cyclemlp-b1_fpn_8xb2-1x_coco.py",
+    "semantic-fpn": "fpn_cyclemlp-b1_8xb4-40k_ade20k-512x512.py",
 }
 # The metric that decides, in the unit of its evaluator, and the value to be passed.
 GOALS = {

@@ -1,12 +1,14 @@
 """Vision-MLP backbones for dense prediction on OpenMMLab.
 
 Importing this package is silent and needs nothing but the standard library: the
-public functions load torch and mmengine on first use.
+public functions load torch and mmengine on first use. Where mmcv is installed without
+compiled operators, its ``mmcv.ops`` works from now on, by torchvision's kernels.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlp_backbones import operators
 from mlp_backbones.version import __version__
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from mlp_backbones.factory import get_backbone, get_model, list_models
 
 __all__ = ["__version__", "config_dir", "get_backbone", "get_model", "list_models"]
+
+operators.install()
 
 
 def __getattr__(name: str) -> Any:

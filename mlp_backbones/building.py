@@ -1,12 +1,14 @@
 """Models of configs, outside a runner."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader, load_state_dict
+from torch.overrides import TorchFunctionMode
 
 from mlp_backbones.checkpoints.compare import (
     CheckpointMismatchError,
@@ -53,6 +55,7 @@ def build_model(
     with (
         DefaultScope.overwrite_default_scope(config.default_scope),
         nullcontext() if device is None else torch.device(device),
+        _SkipMetaInitialisation() if device == "meta" else nullcontext(),
     ):
         model = revert_sync_batchnorm(MODELS.build(settings))
         if init:
@@ -74,3 +77,20 @@ def count_parameters(config: Config) -> int:
     """
     model = build_model(config, device="meta")
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+class _SkipMetaInitialisation(TorchFunctionMode):
+    """Leave out the filling of tensors that hold no values, a third of the time."""
+
+    functions = frozenset(
+        {"add_", "clamp_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"}
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in self.functions:
+            tensor = args[0] if args else kwargs["tensor"]  # torch.nn.init's name
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **(kwargs or {}))

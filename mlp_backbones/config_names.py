@@ -38,7 +38,7 @@ def config_dir() -> Path:
     Example:
         >>> sorted(path.name for path in (config_dir() / "_base_" / "models").iterdir())
         ... # doctest: +ELLIPSIS
-        ['digit_scenes_image-classifier.py', ...]
+        ['image-classifier.py', ...]
     """
     package = Path(__file__).resolve().parent
     for folder in (package / ".mim" / "configs", package.parent / "configs"):
@@ -53,7 +53,7 @@ class ConfigName:
 
     Attributes:
         head: Such as ``retinanet``; None for a classifier.
-        family: The family as in the name, such as ``cycle-mlp``.
+        family: The family as in the name, such as ``cyclemlp``.
         size: Such as ``b1``.
         neck: Such as ``fpn``, or None.
         gpus: Number of GPUs the recipe is for.

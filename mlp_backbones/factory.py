@@ -21,6 +21,8 @@ __all__ = [
     "list_models",
 ]
 
+MINI = "mini"
+
 
 class _LinearHead(nn.Module):
     """A linear layer named as mmpretrain names it."""
@@ -71,7 +73,7 @@ def get_family(family: str) -> type[MLPBackbone]:
     """Return the backbone class of a family.
 
     Args:
-        family: The name in snake case, such as ``cycle_mlp``.
+        family: The name in snake case, such as ``cyclemlp``.
 
     Raises:
         ValueError: If there is no such family.
@@ -98,7 +100,8 @@ def list_models(pattern: str = "*") -> list[str]:
     """List the names of all models, or of those that fit a shell-style pattern.
 
     Args:
-        pattern: Such as ``"cycle*"`` or ``"*_b1"``.
+        pattern: Such as ``"cycle*"`` or ``"*_b1"``. The sizes that the digit-scenes
+            configs train are listed where it names them, as ``"*_mini"`` does.
 
     Returns:
         Names ``{family}_{arch}``, families in alphabetical order, sizes in the order
@@ -107,7 +110,8 @@ def list_models(pattern: str = "*") -> list[str]:
     names = [
         f"{family}_{arch}"
         for family, cls in sorted(families().items())
-        for arch in cls.arch_settings
+        for arch in _arch_names(cls)
+        if arch in cls.arch_settings or MINI in pattern
     ]
     return [name for name in names if fnmatch(name, pattern)]
 
@@ -122,7 +126,8 @@ def get_backbone(
     """Build a backbone that returns a feature pyramid.
 
     Args:
-        name: One of :func:`list_models`, or the authors' name of it.
+        name: One of :func:`list_models`, the authors' name of it, or ``{family}_mini``,
+            the backbone of the digit-scenes configs.
         pretrained: A checkpoint as in
             :func:`mlp_backbones.checkpoints.load_pretrained`, or None. Nothing is
             downloaded unless this is an address or ``official``.
@@ -134,13 +139,14 @@ def get_backbone(
 
     Example:
         >>> import torch
-        >>> backbone = get_backbone("cycle_mlp_b1")
+        >>> backbone = get_backbone("cyclemlp_b1")
         >>> [tuple(m.shape[1:]) for m in backbone(torch.rand(1, 3, 64, 64))]
         [(64, 16, 16), (128, 8, 8), (320, 4, 4), (512, 2, 2)]
     """
     _check_options(options)
     cls, arch = _resolve(name)
-    backbone = cls(arch, out_indices=out_indices, **options)
+    arguments = {**_mini_options(cls, arch), **options}
+    backbone = cls(arch, out_indices=out_indices, **arguments)
     if pretrained is not None:
         load_pretrained(backbone, pretrained)
     return backbone
@@ -156,7 +162,8 @@ def get_model(
     """Build an image classifier.
 
     Args:
-        name: One of :func:`list_models`, or the authors' name of it.
+        name: One of :func:`list_models`, the authors' name of it, or ``{family}_mini``,
+            the backbone of the digit-scenes configs.
         pretrained: A checkpoint as in
             :func:`mlp_backbones.checkpoints.load_pretrained`, or None. A head of
             another number of classes is dropped with a warning.
@@ -170,7 +177,7 @@ def get_model(
     if type(num_classes) is not int or num_classes < 1:
         raise ValueError(f"num_classes must be a positive number, got {num_classes!r}")
     cls, arch = _resolve(name)
-    arguments = {**cls.classifier_arguments, **options}
+    arguments = {**cls.classifier_arguments, **_mini_options(cls, arch), **options}
     model = Classifier(cls(arch, out_indices=(-1,), **arguments), num_classes)
     if pretrained is not None:
         load_pretrained(model, pretrained)
@@ -186,9 +193,17 @@ def _check_options(options: dict[str, Any]) -> None:
             )
 
 
+def _arch_names(cls: type[MLPBackbone]) -> list[str]:
+    return [*cls.arch_settings, *([MINI] if cls.mini_arch else [])]
+
+
+def _mini_options(cls: type[MLPBackbone], arch: str) -> dict[str, Any]:
+    return cls.mini_options if arch == MINI else {}
+
+
 def _resolve(name: str) -> tuple[type[MLPBackbone], str]:
     for family, cls in families().items():
-        for arch in cls.arch_settings:
+        for arch in _arch_names(cls):
             if name in (f"{family}_{arch}", cls.official_names.get(arch)):
                 return cls, arch
     raise ValueError(

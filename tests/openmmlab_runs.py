@@ -23,16 +23,21 @@ def tool(scope: str, name: str) -> Path:
 def bare_environment(folder: Path) -> dict[str, str]:
     """Return variables under which only what is installed can be imported.
 
-    Where this package runs from a checkout without being installed, a folder with a
-    link to it, and neither tools nor configs beside it, stands in.
+    Where this package runs from a checkout that is not the installed one, a folder with
+    a link to it, and neither tools nor configs beside it, stands in.
     """
     environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **os.environ}
     environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", "import mlp_backbones"]
+    code = "import mlp_backbones; print(mlp_backbones.__file__)"
     tried = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    if tried.returncode != 0:
+    if tried.stdout.strip() != mlp_backbones.__file__:
         site = folder / "site-packages"
         site.mkdir(exist_ok=True)
         link = site / "mlp_backbones"
@@ -43,7 +48,7 @@ def bare_environment(folder: Path) -> dict[str, str]:
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> str:
-    """Run a Python script that must succeed and return what it printed."""
+    """Run Python on a script or `-m` module; return what it printed on success."""
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=cwd,

@@ -1,9 +1,10 @@
 """Reference cases: inputs, weights and outputs recorded from official code.
 
 They lie outside the repository, with the small real data sets. A case's ``family`` is
-compared by its letters and digits alone: ``gf_net`` and ``gfnet`` are one family.
+compared by its letters and digits alone: ``gfnet`` and ``gfnet`` are one family.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -156,7 +157,8 @@ def arguments_from_reference(
     given = dict(config)
     if reading.adapt is not None:
         given = reading.adapt(cls, given)
-    arch_fields = next(iter(cls.arch_settings.values())).keys()
+    arch_type = type(next(iter(cls.arch_settings.values())))
+    arch_fields = {one.name for one in dataclasses.fields(arch_type)} & given.keys()
     arguments: Fields = {"arch": {key: given[key] for key in arch_fields}}
     for key, value in given.items():
         if key in reading.constants:
@@ -194,12 +196,13 @@ def _read_isotropic(cls: type[MLPBackbone], fields: Fields) -> Fields:
 
 
 def _read_ccs_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+    fields["host"] = find_family(fields["host"]).family
     if fields.get("norm_eps", 0) is None:  # in a host without layer norms
         del fields["norm_eps"]
     return _read_isotropic(cls, fields)
 
 
-def _read_conv_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_convmlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     dims, depths = list(fields["embed_dims"]), list(fields["depths"])
     for name, expected in (
         ("stem_channels", dims[0]),
@@ -212,13 +215,13 @@ def _read_conv_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     return fields
 
 
-def _read_g_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_gmlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     hidden_dim = int(fields["embed_dim"] * fields["mlp_ratio"])
     _require(cls, "hidden_dim", hidden_dim, fields.pop("hidden_dim", hidden_dim))
     return _read_isotropic(cls, fields)
 
 
-def _read_gf_net(cls: type[MLPBackbone], fields: Fields) -> Fields:
+def _read_gfnet(cls: type[MLPBackbone], fields: Fields) -> Fields:
     """Read an isotropic or a hierarchical network; only this one has a layer scale."""
     hierarchical = fields["hierarchical"] = fields.pop("variant") == "pyramid"
     has_scale = fields.pop("layer_scale", hierarchical)
@@ -276,8 +279,8 @@ def _read_ms_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
     return fields
 
 
-def _read_res_mlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
-    init_scale = cls.arch_settings["s12"]["init_scale"]  # no case records it
+def _read_resmlp(cls: type[MLPBackbone], fields: Fields) -> Fields:
+    init_scale = cls.arch_settings["s12"].init_scale  # no case records it
     return _read_isotropic(cls, {"init_scale": init_scale, **fields})
 
 
@@ -316,15 +319,15 @@ READINGS = {
     "convmlp": Reading(
         constants={"bn_eps": 1e-5, "patch_size": 4},
         names={"ln_eps": "norm_eps"},
-        adapt=_read_conv_mlp,
+        adapt=_read_convmlp,
     ),
     "csmixer": Reading(names={"img_size": "image_size"}, repeated=("embed_dim",)),
     "cyclemlp": Reading(
         constants={**_STEM, **_DOWNSAMPLE}, names={"cycle_step": "cycle"}
     ),
     "dynamixer": Reading(constants={"overlap": False}),
-    "gmlp": Reading(constants={"gelu": "erf"}, adapt=_read_g_mlp),
-    "gfnet": Reading(constants={"gelu": "erf"}, adapt=_read_gf_net),
+    "gmlp": Reading(constants={"gelu": "erf"}, adapt=_read_gmlp),
+    "gfnet": Reading(constants={"gelu": "erf"}, adapt=_read_gfnet),
     "hiremlp": Reading(
         constants={
             **_STEM,
@@ -336,12 +339,16 @@ READINGS = {
     ),
     "mlpmixer": Reading(adapt=_read_mlp_mixer),
     "msmlp": Reading(constants={"patch_size": 4}, adapt=_read_ms_mlp),
-    "resmlp": Reading(constants={"gelu": "erf"}, adapt=_read_res_mlp),
+    "resmlp": Reading(constants={"gelu": "erf"}, adapt=_read_resmlp),
     "s2mlp": Reading(names={"final_norm": "out_norm"}),
     "s2mlpv2": Reading(names={"final_norm": "out_norm"}),
     "smlpnet": Reading(
         constants={"patch_size": 4},
-        names={"train_size": "image_size"},
+        names={
+            "train_size": "image_size",
+            "ln_eps": "norm_eps",
+            "bn_eps": "batch_norm_eps",
+        },
         repeated=("token_grid",),
     ),
     "spach": Reading(

@@ -9,11 +9,11 @@ import yaml
 from dev.zoo.checking import check_zoo
 from mlp_backbones.config_names import config_dir
 
-CLASSIFIER = "cycle-mlp-b1_8xb128_in1k"
-SECOND_CLASSIFIER = "cycle-mlp-b2_8xb128_in1k"
-RETINANET = "retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"
-MASK_RCNN = "mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e_digit-scenes"
-UPERNET = "upernet_cycle-mlp-tiny_8xb2-160k_ade20k-512x512"
+CLASSIFIER = "cyclemlp-b1_8xb128_in1k"
+SECOND_CLASSIFIER = "cyclemlp-b2_8xb128_in1k"
+RETINANET = "retinanet_cyclemlp-b1_fpn_8xb2-1x_coco"
+MASK_RCNN = "mask-rcnn_cyclemlp-mini_fpn_1xb8-6e_digit-scenes"
+UPERNET = "upernet_cyclemlp-tiny_8xb2-160k_ade20k-512x512"
 NAMES = (CLASSIFIER, SECOND_CLASSIFIER, RETINANET, UPERNET, MASK_RCNN)
 
 README = """\
@@ -42,7 +42,7 @@ class Zoo:
 
     @property
     def family(self) -> Path:
-        return self.config_dir / "cycle_mlp"
+        return self.config_dir / "cyclemlp"
 
     @property
     def metafile(self) -> Path:
@@ -73,11 +73,11 @@ def make_zoo(folder: Path) -> Zoo:
     shutil.copytree(source / "_base_", small.config_dir / "_base_")
     small.family.mkdir()
     for name in NAMES:
-        shutil.copy(source / "cycle_mlp" / f"{name}.py", small.family)
-    content = yaml.safe_load((source / "cycle_mlp" / "metafile.yml").read_text())
+        shutil.copy(source / "cyclemlp" / f"{name}.py", small.family)
+    content = yaml.safe_load((source / "cyclemlp" / "metafile.yml").read_text())
     entries = {model["Name"]: model for model in content["Models"]}
     content["Models"] = [entries[name] for name in NAMES]
     small.write(content)
     small.readme.write_text(README)
-    small.model_index.write_text("Import:\n  - configs/cycle_mlp/metafile.yml\n")
+    small.model_index.write_text("Import:\n  - configs/cyclemlp/metafile.yml\n")
     return small

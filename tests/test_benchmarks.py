@@ -12,7 +12,7 @@ from benchmarks.cycle_fc import (
     passes,
     to_form,
 )
-from mlp_backbones.backbones.cycle_mlp import CycleFC
+from mlp_backbones.backbones.cyclemlp import CycleFC
 
 # one rounding of values below 4
 LAYER_TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}

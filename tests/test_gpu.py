@@ -4,9 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from sizes import build_micro
 
 from mlp_backbones.factory import families
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import dispatch
 from mlp_backbones.testing.contract import (
     Build,
     check_autocast,
@@ -27,13 +28,13 @@ CUDA = pytest.param(
 
 @pytest.fixture(params=sorted(families()))
 def build(request: pytest.FixtureRequest) -> Build:
-    return partial(families()[request.param], "mini")
+    return partial(build_micro, request.param)
 
 
 @pytest.fixture
 def gpu_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in the forms that are meant for GPUs, wherever it is."""
-    monkeypatch.setattr(forms, "suits_gpu", lambda x: True)
+    monkeypatch.setattr(dispatch, "prefers_gpu_kernel", lambda x: True)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -53,7 +54,7 @@ def test_maps_and_gradients_are_those_of_the_cpu(
         return [tensor.detach().cpu() for tensor in (*maps, x.grad, *grads)]
 
     expected = run("cpu")
-    monkeypatch.setattr(forms, "suits_gpu", lambda x: True)
+    monkeypatch.setattr(dispatch, "prefers_gpu_kernel", lambda x: True)
     torch.testing.assert_close(run(device), expected, rtol=1e-9, atol=1e-9)
 
 

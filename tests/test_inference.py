@@ -30,13 +30,13 @@ from mlp_backbones.engine.inference import (
     summarise,
 )
 
-CONFIG_DIR = config_dir() / "cycle_mlp"
+CONFIG_DIR = config_dir() / "cyclemlp"
 CONFIGS = {
-    "retinanet": "retinanet_cycle-mlp-mini_fpn_1xb8-8e_digit-scenes.py",
-    "mask-rcnn": "mask-rcnn_cycle-mlp-mini_fpn_1xb8-6e_digit-scenes.py",
-    "semantic-fpn": "fpn_cycle-mlp-mini_1xb32-3k_digit-scenes.py",
-    "upernet": "upernet_cycle-mlp-mini_1xb32-3k_digit-scenes.py",
-    "classification": "cycle-mlp-mini_1xb32-10e_digit-scenes.py",
+    "retinanet": "retinanet_cyclemlp-mini_fpn_1xb8-8e_digit-scenes.py",
+    "mask-rcnn": "mask-rcnn_cyclemlp-mini_fpn_1xb8-6e_digit-scenes.py",
+    "semantic-fpn": "fpn_cyclemlp-mini_1xb32-3k_digit-scenes.py",
+    "upernet": "upernet_cyclemlp-mini_1xb32-3k_digit-scenes.py",
+    "classification": "cyclemlp-mini_1xb32-10e_digit-scenes.py",
 }
 DIGITS = tuple("0123456789")
 # One model of each inferencer.

@@ -11,7 +11,7 @@ from mlp_backbones.factory import families
 
 
 def test_either_file_names_the_case(reference_dir: Path) -> None:
-    folder = reference_dir / "cycle_mlp"
+    folder = reference_dir / "cyclemlp"
     one = load_reference_case(folder / "b3_like_wide.json")
     other = load_reference_case(str(folder / "b3_like_wide.safetensors"))
     assert one.description == other.description
@@ -24,7 +24,7 @@ def test_either_file_names_the_case(reference_dir: Path) -> None:
 def test_wrong_cases_are_named(reference_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing"):
         load_reference_case(tmp_path / "nothing.json")
-    source = reference_dir / "cycle_mlp" / "b_like_square"
+    source = reference_dir / "cyclemlp" / "b_like_square"
     shutil.copy(source.with_suffix(".safetensors"), tmp_path / "case.safetensors")
     described = json.loads(source.with_suffix(".json").read_text())
     for change, words in (
@@ -50,10 +50,10 @@ def test_underscores_of_a_family_do_not_count(
     for family, cls in families().items():
         assert find_family(family) is cls
         assert find_family(family.replace("_", "")) is cls
-    source = next((reference_dir / "gf_net").glob("*.safetensors"))
+    source = next((reference_dir / "gfnet").glob("*.safetensors"))
     described = json.loads(source.with_suffix(".json").read_text())
     shutil.copy(source.with_suffix(".safetensors"), tmp_path / "case.safetensors")
-    for family in ("gf_net", "gfnet"):
+    for family in ("gfnet", "gfnet"):
         (tmp_path / "case.json").write_text(json.dumps({**described, "family": family}))
         case = load_reference_case(tmp_path / "case.json")
         assert type(case.model.backbone).__name__ == "GFNet"

@@ -7,16 +7,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from fake_packages import MAIN, module_files
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mlp_backbones.environment import MAIN_STACK, PINS
 from mlp_backbones.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-STAMPS = (f"python-{sys.version_info[0]}.{sys.version_info[1]}", "torch", "mmcv")
 
 
 def run_make(*arguments, folder=ROOT, **variables):
@@ -51,130 +52,83 @@ def error_line(process):
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A copy of what the set-up depends on."""
-    folder = tmp_path / "checkout"
-    (folder / "tools" / "misc").mkdir(parents=True)
-    (folder / "mlp_backbones").mkdir()
-    for name in ("Makefile", "setup.py", "constraints.txt"):
-        shutil.copy(ROOT / name, folder)
-    shutil.copy(ROOT / "tools/misc/setup_env.py", folder / "tools/misc")
-    for name in ("__init__.py", "version.py", "environment.py"):
-        shutil.copy(ROOT / "mlp_backbones" / name, folder / "mlp_backbones")
-    return folder
-
-
-def write_wheel(folder, name, version, modules=None):
-    """Write a wheel that holds the given modules, each `path: source`."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    info = f"{stem}.dist-info"
-    files = {
-        f"{info}/METADATA": "Metadata-Version: 2.1\n"
-        f"Name: {name}\nVersion: {version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\n"
-        "Root-Is-Purelib: true\nTag: py3-none-any\n",
-        **(modules or {}),
-    }
-    record = "".join(f"{path},,\n" for path in files) + f"{info}/RECORD,,\n"
-    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
-        for path, content in {**files, f"{info}/RECORD": record}.items():
-            wheel.writestr(path, content)
-
-
-TORCH = {
-    "torch/__init__.py": "import types\nfrom . import version\n"
-    "def ones(h, w): return types.SimpleNamespace(sum=lambda: h * w)\n"
-    "def tensor(values): return values\n",
-    "torch/version.py": "__version__ = '2.12.1+cpu'\ncuda = None\n",
-}
-TORCHVISION = {
-    "torchvision/__init__.py": "import types\n__version__ = '0.27.1'\n"
-    "def nms(*_): return types.SimpleNamespace(tolist=lambda: [0, 2])\n"
-    "ops = types.SimpleNamespace(nms=nms)\n",
-}
-
-
-@pytest.fixture
-def wheels(tmp_path):
-    """A folder of made-up wheels that the set-up installs from, with no network."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
-        name, _, version = line.partition("==")
-        if name in ("setuptools", "wheel", "packaging", "ninja", "psutil", "numpy"):
-            write_wheel(folder, name, version)
-    write_wheel(
-        folder,
-        "opencv-python-headless",
-        PINS["opencv-python-headless"],
-        {"cv2.py": "__version__ = '4'\n"},
-    )
-    return folder
-
-
-@pytest.fixture
-def path_without_compiler(tmp_path):
+def bare_path(tmp_path):
+    """A PATH with the shell and no Python."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("sh", "mkdir", "touch", "rm"):
-        (folder / name).symlink_to(shutil.which(name))
+    (folder / "sh").symlink_to(shutil.which("sh"))
     return folder
+
+
+# ------------------------------------------------------------------------- the Python
 
 
 def test_python_that_does_not_exist(tmp_path):
-    line = error_line(
-        run_make("demo", PYTHON="/nonexistent/python", VENV=tmp_path / "venv")
-    )
-    assert "PYTHON=/nonexistent/python does not run" in line
+    process = run_make("demo", PYTHON="/nonexistent/python", VENV=tmp_path / "venv")
+    line = error_line(process)
+    assert "Python 3.10 to 3.13 is needed, /nonexistent/python is none" in line
     assert "PYTHON=python3.11 make setup" in line
 
 
-def test_no_python_at_all(tmp_path, path_without_compiler):
-    line = error_line(
-        run_make("test", VENV=tmp_path / "venv", PATH=path_without_compiler)
-    )
-    assert "No Python 3.10, 3.11 or 3.12 found" in line
+def test_no_python_at_all(tmp_path, bare_path):
+    line = error_line(run_make("test", VENV=tmp_path / "venv", PATH=bare_path))
+    assert "Python 3.10 to 3.13 is needed, none found" in line
 
 
-def test_python_that_is_too_old(tmp_path):
-    python = tmp_path / "python3.8"
-    # -c CODE as an old Python would run it, nothing else is asked of it.
+@pytest.mark.parametrize(
+    ("target", "variable", "version", "highest"),
+    [
+        ("demo", "PYTHON", (3, 8, 18), 13),
+        ("setup", "PYTHON", (3, 14, 0), 13),
+        ("setup-upstream", "UPSTREAM_PYTHON", (3, 12, 1), 11),
+    ],
+)
+def test_python_that_does_not_fit(tmp_path, target, variable, version, highest):
+    python = tmp_path / "python"
+    text = "{}.{}.{}".format(*version)
+    # Only -V and -c CODE are asked of it.
     python.write_text(
-        f'#!/bin/sh\n[ "$1" = -c ] || exit 99\nexec "{sys.executable}" -c "import sys; '
-        f'sys.version_info = (3, 8, 18); exec(sys.argv[1])" "$2"\n'
+        f'#!/bin/sh\n[ "$1" = -V ] && echo "Python {text}" && exit\n'
+        f'[ "$1" = -c ] || exit 99\nexec "{sys.executable}" -c "import sys; '
+        f'sys.version_info = {version}; exec(sys.argv[1])" "$2"\n'
     )
     python.chmod(0o755)
-    line = error_line(run_make("demo", PYTHON=python, VENV=tmp_path / "venv"))
-    assert "Python 3.8" in line
-    assert "not supported" in line
-    assert "PYTHON=python3.11" in line
-    assert not (tmp_path / "venv").exists()
+    venv = tmp_path / "venv"
+    variables = {variable: python, "VENV": venv, "UPSTREAM_VENV": venv}
+    line = error_line(run_make(target, **variables))
+    assert f"Python 3.10 to 3.{highest} is needed, {python} is Python {text}:" in line
+    assert f"{variable}=python3.11 make setup" in line
+    assert not venv.exists()
 
 
-def test_python_that_does_not_fit_is_passed_over(tmp_path, path_without_compiler):
+def test_python_that_does_not_start_is_passed_over(tmp_path, bare_path):
     """A python3.11 that refuses to start, as shims do, must not be chosen."""
-    refusing = path_without_compiler / "python3.11"
+    refusing = bare_path / "python3.11"
     refusing.write_text("#!/bin/sh\nexit 127\n")
     refusing.chmod(0o755)
-    (path_without_compiler / "python3.12").symlink_to(sys.executable)
-    process = run_make(
-        "-n", "setup", VENV=tmp_path / "venv", PATH=path_without_compiler
-    )
+    (bare_path / "python3.13").symlink_to(sys.executable)
+    process = run_make("-n", "setup", VENV=tmp_path / "venv", PATH=bare_path)
     assert process.returncode == 0, process.stderr
-    assert "'python3.12' tools/misc/setup_env.py" in process.stdout
+    assert "'python3.13' dev/setup_env.py" in process.stdout
+
+
+def test_supported_python_is_told_alike_everywhere():
+    project = (ROOT / "setup.py").read_text()
+    assert 'python_requires=">=3.10,<3.14"' in project
+    assert "Programming Language :: Python :: 3.13" in project
+    assert "3.10 to 3.13" in (ROOT / "README.md").read_text()
+
+
+# ------------------------------------------------------------ the disk and the network
 
 
 def test_too_little_disk(tmp_path):
-    line = error_line(
-        run_make(
-            "setup",
-            PYTHON=sys.executable,
-            VENV=tmp_path / "venv",
-            MIN_FREE_GIB=1000000,
-        )
-    )
-    assert re.search(r"too little disk: [\d.]+ GiB free at .*, 1e\+06 GiB needed", line)
-    assert "VENV=/other/disk/venv" in line
+    venv = tmp_path / "venv"
+    process = run_make("setup", PYTHON=sys.executable, VENV=venv, MIN_FREE_GIB=10**6)
+    line = error_line(process)
+    assert re.search(r"too little disk: [\d.]+ GiB free at .*, 1000000.0 GiB", line)
+    assert "VENV" in line
+    assert not venv.exists()
 
 
 def test_folder_that_is_no_environment_is_left_alone(tmp_path):
@@ -200,77 +154,6 @@ def test_no_network(tmp_path):
     assert "PIP_INDEX_URL" in line
 
 
-@pytest.mark.slow
-def test_no_compiler(tmp_path, wheels, path_without_compiler):
-    line = error_line(
-        run_make(
-            "setup",
-            PYTHON=sys.executable,
-            VENV=tmp_path / "venv",
-            MIN_FREE_GIB=0,
-            PIP_NO_INDEX=1,
-            PIP_FIND_LINKS=wheels,
-            PATH=path_without_compiler,
-            CXX="",
-        )
-    )
-    assert "no compiler" in line
-    assert "apt install g++" in line
-
-
-@pytest.mark.slow
-def test_torchvision_of_another_build(tmp_path, checkout, wheels):
-    write_wheel(wheels, "torch", "2.12.1+cpu", TORCH)
-    broken = "raise RuntimeError('operator torchvision::nms does not exist')\n"
-    files = {
-        "torchvision/__init__.py": broken,
-        "torchvision/version.py": "__version__ = '0.27.1+cu130'\n",
-    }
-    write_wheel(wheels, "torchvision", "0.27.1", files)
-    write_wheel(wheels, "onedl-mmcv", MAIN_STACK["mmcv"]["onedl-mmcv"])
-    process = run_make(
-        "setup",
-        folder=checkout,
-        PYTHON=sys.executable,
-        MIN_FREE_GIB=0,
-        PIP_NO_INDEX=1,
-        PIP_FIND_LINKS=wheels,
-    )
-    line = error_line(process)
-    assert "torch 2.12.1+cpu and torchvision 0.27.1+cu130" in line
-    assert "torchvision::nms does not exist" in line
-    assert "make clean-venv" in line
-
-
-@pytest.mark.slow
-def test_mmcv_wheel_without_operators_is_not_accepted(
-    checkout, wheels, path_without_compiler
-):
-    write_wheel(wheels, "torch", "2.12.1", TORCH)
-    write_wheel(wheels, "torchvision", "0.27.1", TORCHVISION)
-    mmcv = {"mmcv/__init__.py": "__version__ = '2.3.6'\n"}
-    write_wheel(wheels, "onedl-mmcv", MAIN_STACK["mmcv"]["onedl-mmcv"], mmcv)
-    process = run_make(
-        "setup",
-        folder=checkout,
-        PYTHON=sys.executable,
-        MIN_FREE_GIB=0,
-        PIP_NO_INDEX=1,
-        PIP_FIND_LINKS=wheels,
-        PATH=path_without_compiler,
-        CXX="",
-    )
-    assert "No module named 'mmcv._ext'" in process.stdout
-    # It goes on to compile, which cannot be here.
-    assert "no compiler" in error_line(process)
-    installed = list(checkout.glob(".venv/lib/python*/site-packages/onedl_mmcv*"))
-    assert installed == []
-    # What was done before stays done: the next run starts with mmcv.
-    process = run_make("-n", "setup", folder=checkout)
-    assert "setup_env.py --venv '.venv' --min-free-gib '12' mmcv" in process.stdout
-    assert "--min-free-gib '12' torch" not in process.stdout
-
-
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
@@ -278,21 +161,11 @@ def test_mmcv_wheel_without_operators_is_not_accepted(
             "ERROR: Could not install: [Errno 28] No space left on device",
             "disk is full",
         ),
-        (
-            "Retrying after connection broken by 'SSLError(CERTIFICATE_VERIFY_FAILED)'",
-            "PIP_CERT",
-        ),
-        (
-            "WARNING: Retrying after connection broken by 'ReadTimeoutError'\n"
-            "c++: fatal error: Killed signal terminated program cc1plus\n"
-            "ninja: build stopped: subcommand failed.",
-            "MAX_JOBS=1",
-        ),
-        ("ninja: build stopped: subcommand failed.", "first error in the log"),
-        (
-            "RuntimeError: The detected CUDA version (11.8) mismatches the version",
-            "CUDA_VISIBLE_DEVICES= make setup",
-        ),
+        ("connection broken by 'SSLError(CERTIFICATE_VERIFY_FAILED)'", "PIP_CERT"),
+        ("connection broken by 'ReadTimeoutError'", "no network"),
+        ("Error: Command '-m ensurepip --upgrade' failed", "python3-venv"),
+        ("fatal error: Killed signal terminated program cc1plus", "MAX_JOBS=1"),
+        ("The detected CUDA version (11.8) mismatches", "CUDA_VISIBLE_DEVICES="),
         (
             "ERROR: Could not find a version that satisfies the requirement x\n"
             "ERROR: No matching distribution found for torch==2.12.1",
@@ -303,7 +176,7 @@ def test_mmcv_wheel_without_operators_is_not_accepted(
     ],
 )
 def test_failures_of_pip_in_one_line(output, expected):
-    path = ROOT / "tools/misc/setup_env.py"
+    path = ROOT / "dev" / "setup_env.py"
     spec = importlib.util.spec_from_file_location("setup_env", path)
     setup_env = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(setup_env)
@@ -312,36 +185,153 @@ def test_failures_of_pip_in_one_line(output, expected):
     assert "\n" not in line
 
 
-def test_finished_setup_is_not_repeated(checkout):
-    """make reads the stamps: nothing to do until what they depend on changes."""
-    stamps = checkout / ".venv" / ".stamps"
-    stamps.mkdir(parents=True)
-    for age, name in enumerate((*STAMPS, "project")):
-        (stamps / name).touch()
-        os.utime(stamps / name, (2e9 + age, 2e9 + age))
+# --------------------------------------------- the whole set-up, from made-up packages
 
-    def is_done(python=sys.executable):
-        return run_make("-q", "setup", folder=checkout, PYTHON=python).returncode == 0
 
-    assert is_done()
-    process = run_make("-n", "demo", folder=checkout, PYTHON=sys.executable)
-    assert process.stdout.count("setup_env.py") == 0
-    assert "tools/train.py" in process.stdout
-    os.utime(checkout / "setup.py", (3e9, 3e9))
-    assert not is_done()
-    os.utime(checkout / "setup.py", (1e9, 1e9))
-    assert is_done()
-    os.utime(checkout / "constraints.txt", (3e9, 3e9))
-    assert not is_done()
-    os.utime(checkout / "constraints.txt", (1e9, 1e9))
-    # Another Python asks for another environment.
-    (stamps / STAMPS[0]).rename(stamps / "python-3.9")
-    assert not is_done()
+def pack(folder, name, version, files):
+    """Write a wheel that holds the given files, each `path: content`."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\n"
+        f"Version: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in files) + f"{info}/RECORD,,\n"
+    with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as wheel:
+        for path, content in {**files, f"{info}/RECORD": record}.items():
+            wheel.writestr(path, content)
+
+
+def repack(folder, name):
+    """Write a wheel of a package that is installed here."""
+    found = metadata.distribution(name)
+    files = {
+        str(file): file.locate().read_bytes()
+        for file in found.files
+        if file.suffix != ".pyc"
+        and file.parts[0] != ".."
+        and file.name not in ("RECORD", "WHEEL", "METADATA")
+    }
+    pack(folder, name, found.version, files)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the set-up depends on."""
+    folder = tmp_path / "checkout"
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("dev", "mlp_backbones", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    names = ("constraints.txt", "Makefile", "setup.py", "pyproject.toml")
+    for name in (*names, "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+@pytest.fixture
+def wheels(tmp_path):
+    """A folder with a made-up wheel of each pinned package; pip's own are real."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        pin = Requirement(line.partition("#")[0]) if "==" in line else None
+        if pin and (pin.marker is None or pin.marker.evaluate()):
+            _, _, source = MAIN.get(pin.name, ("", "", ""))
+            module = MAIN[pin.name][0] if pin.name in MAIN else pin.name
+            version = str(pin.specifier).removeprefix("==")
+            pack(folder, pin.name, version, module_files(module, source))
+    for name in ("pip", "setuptools"):
+        repack(folder, name)
+    return folder
+
+
+@pytest.mark.slow
+def test_setup_from_nothing_to_a_change(checkout, wheels):
+    """A failure, the set-up, no repetition, two changes, and an interruption."""
+    variables = {"PYTHON": sys.executable, "MIN_FREE_GIB": 0}
+    variables |= {"PIP_NO_INDEX": 1, "PIP_FIND_LINKS": wheels, "PIP_NO_CACHE_DIR": 1}
+
+    def set_up():
+        return run_make("setup", folder=checkout, **variables)
+
+    def version_of(name):
+        return [
+            found.version
+            for found in metadata.distributions(
+                path=[str(p) for p in checkout.glob(".venv/lib/python*/site-packages")]
+            )
+            if found.name == name
+        ]
+
+    (rich,) = wheels.glob("rich-*")
+    rich.rename(wheels / "away")
+    line = error_line(set_up())
+    version = rich.name.split("-")[1]
+    assert "the package index has no rich" in line
+    (wheels / "away").rename(rich)
+    process = set_up()
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert re.search(r"installing \d\d packages", process.stdout)
+    assert version_of("rich") == [version]
+    assert version_of("mlp_backbones") == [__version__]
+    process = set_up()
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "setup:" not in process.stdout
+    assert "pip" not in process.stdout
+    # A pin that changes, and the setup.py: the environment follows.
+    pins = checkout / "constraints.txt"
+    pins.write_text(pins.read_text().replace(f"rich=={version}", "rich==99.1"))
+    pack(wheels, "rich", "99.1", {"rich.py": ""})
+    assert set_up().returncode == 0
+    assert version_of("rich") == ["99.1"]
+    project = checkout / "setup.py"
+    text = project.read_text().replace(
+        'DEMO = ["matplotlib"', 'DEMO = ["x1", "matplotlib"'
+    )
+    project.write_text(text)
+    pack(wheels, "x1", "1.0", {"x1.py": ""})
+    assert set_up().returncode == 0
+    assert version_of("x1") == ["1.0"]
+    # An installation that broke off is mended by the command that the check names.
+    (models,) = checkout.glob(".venv/lib/*/site-packages/mmdet/models.py")
+    models.unlink()
+    project.write_text(f"{text}\n")
+    process = set_up()
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "lacks mmdet/models.py" in process.stdout
+    assert models.is_file()
+
+
+@pytest.mark.slow
+def test_operators_that_cannot_be_compiled(checkout, wheels):
+    """An index without the sources: the wheel without operators does not pass."""
+    variables = {"PYTHON": sys.executable, "MIN_FREE_GIB": 0}
+    variables |= {"PIP_NO_INDEX": 1, "PIP_FIND_LINKS": wheels, "PIP_NO_CACHE_DIR": 1}
+    line = error_line(run_make("operators", folder=checkout, **variables))
+    assert "the package index has no onedl-mmcv" in line
+
+
+# ------------------------------------------------------- the rest of the Makefile
 
 
 def test_test_target_runs_the_slow_tests_too():
     process = run_make("-n", "test")
     assert '-m pytest -n 2 -m "slow or not slow"' in process.stdout
+
+
+def test_two_stacks_have_two_environments():
+    main, upstream = (
+        run_make("-n", target, PYTHON=sys.executable).stdout
+        for target in ("test", "test-upstream")
+    )
+    assert (
+        "--venv '.venv' --constraints constraints.txt --extras onedl,test,dev" in main
+    )
+    assert "--venv '.venv-upstream' --constraints constraints-upstream.txt" in upstream
+    assert "'.venv-upstream/bin/python' -m pytest" in upstream
 
 
 def test_help_names_every_target():
@@ -390,7 +380,7 @@ def test_wheel(tmp_path):
     assert core == {"numpy", "safetensors", "torch"}
     python = SpecifierSet(re.search(r"Requires-Python: (.*)", metadata).group(1))
     supported = {f"3.{minor}.1" for minor in range(8, 16) if f"3.{minor}.1" in python}
-    assert supported == {"3.10.1", "3.11.1", "3.12.1"}
+    assert supported == {"3.10.1", "3.11.1", "3.12.1", "3.13.1"}
     assert (
         "License: Apache-2.0" in metadata
         or "License-Expression: Apache-2.0" in metadata

@@ -1,5 +1,6 @@
 """Every tool once as a process; what they do is tested where it lives."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -50,6 +51,32 @@ def fail(code, *command):
     return lines[0]
 
 
+def load(tool):
+    """Import a tool as a module."""
+    spec = importlib.util.spec_from_file_location("tool", tool)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def refuse(monkeypatch, capfd):
+    """Call a tool in this process, where it must fail; return its line of error."""
+
+    def call(code, tool, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(tool), *map(str, arguments)])
+        try:
+            found = load(tool).main()
+        except SystemExit as end:  # argparse's
+            found = end.code
+        err = capfd.readouterr().err
+        lines = [line for line in err.splitlines() if ": error: " in line]
+        assert (found, len(lines)) == (code, 1), err
+        return lines[0]
+
+    return call
+
+
 def free_port():
     """A port that no process of this machine listens on, as text."""
     with socket.socket() as probe:
@@ -93,11 +120,24 @@ def relative(path):
     return path.relative_to(REPOSITORY).as_posix()
 
 
-@pytest.mark.parametrize("tool", PYTHON_TOOLS + SHELL_TOOLS, ids=relative)
-def test_every_tool_explains_itself(tool):
-    out = succeed(tool, "--help")
-    assert tool.name in out
-    assert len(out.splitlines()) > 2
+def check_help(tool, text):
+    assert tool.name in text
+    assert len(text.splitlines()) > 2
+
+
+@pytest.mark.parametrize("tool", PYTHON_TOOLS, ids=relative)
+def test_every_tool_explains_itself(tool, monkeypatch, capsys):
+    """In this process: a new one would load OpenMMLab for each."""
+    monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
+    with pytest.raises(SystemExit) as end:
+        load(tool).main()
+    assert end.value.code == 0
+    check_help(tool, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("tool", [TOOLS / "train.py", *SHELL_TOOLS], ids=relative)
+def test_tools_explain_themselves_as_processes(tool):
+    check_help(tool, succeed(tool, "--help"))
 
 
 @pytest.mark.parametrize("tool", SHELL_TOOLS, ids=relative)
@@ -238,17 +278,17 @@ def test_an_image_smaller_than_the_backbone_takes(tiny, tmp_path):
         ),
     ],
 )
-def test_mistakes_before_the_start(tiny, tmp_path, code, options, word):
+def test_mistakes_before_the_start(refuse, tiny, tmp_path, code, options, word):
     command = [TOOLS / "train.py", tiny / "detection.py", "--work-dir", tmp_path / "w"]
-    assert word in fail(code, *command, *options)
+    assert word in refuse(code, *command, *options)
     assert not (tmp_path / "w").exists()
 
 
-def test_a_missing_config():
-    assert "missing.py" in fail(2, TOOLS / "train.py", "missing.py")
+def test_a_missing_config(refuse):
+    assert "missing.py" in refuse(2, TOOLS / "train.py", "missing.py")
 
 
-def test_counting_and_measuring(tiny, tmp_path):
+def test_counting_and_measuring(refuse, tiny, tmp_path):
     config, out = tiny / "detection.py", tmp_path / "speed.json"
     analysis = TOOLS / "analysis_tools"
     text = succeed(analysis / "get_flops.py", config, "--shape", 64, 96)
@@ -257,16 +297,16 @@ def test_counting_and_measuring(tiny, tmp_path):
     options = ["--shape", 64, "--repeats", 2, "--warmup", 0, "--out", out]
     assert "images/s" in succeed(analysis / "benchmark.py", config, *options)
     assert len(json.loads(out.read_text())["seconds"]) == 2
-    assert "--overwrite" in fail(2, analysis / "benchmark.py", config, "--out", out)
+    assert "--overwrite" in refuse(2, analysis / "benchmark.py", config, "--out", out)
 
 
-def test_showing_predictions(trained, tiny, tmp_path):
+def test_showing_predictions(refuse, trained, tiny, tmp_path):
     tool = TOOLS / "analysis_tools" / "show_predictions.py"
     checkpoint = trained["detection"] / "iter_2.pth"
     command = [tool, tiny / "detection.py", checkpoint, tmp_path / "out"]
     succeed(*command, "--num-images", 2)
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
-    assert "not empty" in fail(2, *command)
+    assert "not empty" in refuse(2, *command)
 
 
 @pytest.mark.slow

@@ -16,16 +16,16 @@ class PlainMixer(nn.Module):
 
     def __init__(self, mixer: AxialShiftMixer) -> None:
         super().__init__()
-        self.shift_size = mixer.shift_horizontal.shift_size
+        self.shift_size = mixer.shift_along_width.shift_size
         self.proj_in, self.norm_in = mixer.proj_in, mixer.norm_in
-        self.horizontal, self.vertical = mixer.horizontal, mixer.vertical
+        self.along_width, self.along_height = mixer.along_width, mixer.along_height
         self.norm_out, self.proj_out = mixer.norm_out, mixer.proj_out
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(apply_norm(self.norm_in, self.proj_in(x)))
-        horizontal = F.gelu(self.horizontal(self.shift(x, 2)))
-        vertical = F.gelu(self.vertical(self.shift(x, 1)))
-        return self.proj_out(apply_norm(self.norm_out, horizontal + vertical))
+        along_width = F.gelu(self.along_width(self.shift(x, 2)))
+        along_height = F.gelu(self.along_height(self.shift(x, 1)))
+        return self.proj_out(apply_norm(self.norm_out, along_width + along_height))
 
     def shift(self, x: Tensor, axis: int) -> Tensor:
         reach = self.shift_size // 2

@@ -44,12 +44,14 @@ class PlainMixer(nn.Module):
 
     def __init__(self, mixer: HireMixer) -> None:
         super().__init__()
-        self.height, self.width = PlainBranch(mixer.height), PlainBranch(mixer.width)
+        self.along_height = PlainBranch(mixer.along_height)
+        self.along_width = PlainBranch(mixer.along_width)
         self.channel, self.reweight = mixer.channel, mixer.reweight
         self.proj = mixer.proj
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width, channel = self.height(x), self.width(x), self.channel(x)
+        height, width = self.along_height(x), self.along_width(x)
+        channel = self.channel(x)
         pooled = (height + width + channel).mean((1, 2))
         logits = self.reweight.fc2(F.gelu(self.reweight.fc1(pooled)))
         weights = logits.unflatten(1, (-1, 3)).softmax(-1)[:, None, None]

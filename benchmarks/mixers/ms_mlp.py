@@ -14,12 +14,12 @@ class PlainMixer(nn.Module):
 
     def __init__(self, mixer: MixShift) -> None:
         super().__init__()
-        self.horizontal, self.vertical = mixer.horizontal, mixer.vertical
+        self.along_width, self.along_height = mixer.along_width, mixer.along_height
         self.group_dims, self.shift_dist = mixer.group_dims, mixer.shift_dist
 
     def forward(self, x: Tensor) -> Tensor:
         groups = x.permute(0, 3, 1, 2).split(self.group_dims, dim=1)
-        horizontal, vertical = (
+        along_width, along_height = (
             torch.cat(
                 [
                     layer(group.roll(distance, axis))
@@ -29,9 +29,9 @@ class PlainMixer(nn.Module):
                 ],
                 dim=1,
             )
-            for layers, axis in ((self.horizontal, 3), (self.vertical, 2))
+            for layers, axis in ((self.along_width, 3), (self.along_height, 2))
         )
-        return (horizontal + vertical).permute(0, 2, 3, 1)
+        return (along_width + along_height).permute(0, 2, 3, 1)
 
 
 def forms() -> dict[str, nn.Module]:

@@ -18,7 +18,7 @@ class PlainMixer(nn.Module):
             mixer.reweight,
             mixer.proj,
         )
-        self.height, self.width = mixer.height, mixer.width
+        self.height, self.width = mixer.along_height, mixer.along_width
         self.num_segments = mixer.num_segments
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,8 +19,18 @@ class PlainMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mixer = self.mixer
         branches = (
-            self._mix(x, mixer.amplitude_h, mixer.phase_h, mixer.mix_h),
-            self._mix(x, mixer.amplitude_w, mixer.phase_w, mixer.mix_w),
+            self._mix(
+                x,
+                mixer.amplitude_along_width,
+                mixer.phase_along_width,
+                mixer.mix_along_width,
+            ),
+            self._mix(
+                x,
+                mixer.amplitude_along_height,
+                mixer.phase_along_height,
+                mixer.mix_along_height,
+            ),
             mixer.channel(x),
         )
         pooled = (branches[0] + branches[1] + branches[2]).mean((1, 2), keepdim=True)

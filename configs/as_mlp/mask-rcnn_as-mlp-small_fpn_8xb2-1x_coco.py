@@ -13,7 +13,6 @@ model = dict(
         arch="small",
         shift_size=5,
         drop_path_rate=0.2,
-        init_cfg={},
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

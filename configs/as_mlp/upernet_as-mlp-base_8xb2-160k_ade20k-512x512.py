@@ -13,7 +13,6 @@ model = dict(
         arch="base",
         shift_size=5,
         drop_path_rate=0.5,
-        init_cfg={},
     ),
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512),

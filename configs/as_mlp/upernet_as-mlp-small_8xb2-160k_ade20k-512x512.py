@@ -13,6 +13,7 @@ model = dict(
         arch="small",
         shift_size=5,
         drop_path_rate=0.3,
-        init_cfg={},
     ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
 )

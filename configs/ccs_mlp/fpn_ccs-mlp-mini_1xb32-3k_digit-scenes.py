@@ -1,12 +1,13 @@
 _base_ = [
-    "../_base_/backbones/ccs-mlp_mini.py",
-    "../_base_/models/digit_scenes_semantic-fpn.py",
-    "../_base_/datasets/digit_scenes_segmentation.py",
-    "../_base_/schedules/digit_scenes_3k.py",
-    "../_base_/digit_scenes_runtime_seg.py",
+    "../_base_/digit_scenes/models/semantic-fpn.py",
+    "../_base_/digit_scenes/datasets/segmentation.py",
+    "../_base_/digit_scenes/schedules/3k.py",
+    "../_base_/digit_scenes/runtimes/seg.py",
 ]
 
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=64),
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(
+        type="mlp_backbones.CCSMLP", arch="mini", init_scale=0.1, image_size=64
+    ),
+    neck=dict(in_channels=[64, 128, 128, 128]),
 )

@@ -1,12 +1,13 @@
 _base_ = [
-    "../_base_/backbones/ccs-mlp_mini.py",
-    "../_base_/models/digit_scenes_mask-rcnn_fpn.py",
-    "../_base_/datasets/digit_scenes_instance.py",
-    "../_base_/schedules/digit_scenes_6e.py",
-    "../_base_/digit_scenes_runtime_det.py",
+    "../_base_/digit_scenes/models/mask-rcnn_fpn.py",
+    "../_base_/digit_scenes/datasets/instance.py",
+    "../_base_/digit_scenes/schedules/6e.py",
+    "../_base_/digit_scenes/runtimes/det.py",
 ]
 
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=96),
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(
+        type="mlp_backbones.CCSMLP", arch="mini", init_scale=0.1, image_size=96
+    ),
+    neck=dict(in_channels=[64, 128, 128, 128]),
 )

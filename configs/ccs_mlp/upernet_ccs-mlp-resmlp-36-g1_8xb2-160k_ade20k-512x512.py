@@ -14,4 +14,5 @@ model = dict(
         drop_path_rate=0.1,
     ),
     decode_head=dict(in_channels=[96, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
 )

@@ -1,13 +1,12 @@
 _base_ = [
-    "../_base_/backbones/cs-mixer_mini.py",
-    "../_base_/models/digit_scenes_image-classifier.py",
-    "../_base_/datasets/digit_scenes_classification.py",
-    "../_base_/schedules/digit_scenes_10e.py",
-    "../_base_/digit_scenes_runtime_cls.py",
+    "../_base_/digit_scenes/models/image-classifier.py",
+    "../_base_/digit_scenes/datasets/classification.py",
+    "../_base_/digit_scenes/schedules/10e.py",
+    "../_base_/digit_scenes/runtimes/cls.py",
 ]
 
 auto_scale_lr = dict(base_batch_size=32)
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=64),
-    head=dict(in_channels=_base_.widths[-1]),
+    backbone=dict(type="mlp_backbones.CSMixer", arch="mini", image_size=64),
+    head=dict(in_channels=192),
 )

@@ -1,13 +1,17 @@
 _base_ = [
-    "../_base_/backbones/cs-mixer_mini.py",
-    "../_base_/models/digit_scenes_upernet.py",
-    "../_base_/datasets/digit_scenes_segmentation.py",
-    "../_base_/schedules/digit_scenes_3k.py",
-    "../_base_/digit_scenes_runtime_seg.py",
+    "../_base_/digit_scenes/models/upernet.py",
+    "../_base_/digit_scenes/datasets/segmentation.py",
+    "../_base_/digit_scenes/schedules/3k.py",
+    "../_base_/digit_scenes/runtimes/seg.py",
 ]
 
 model = dict(
-    backbone=dict(**_base_.backbone, image_size=64, global_grouping="fixed"),
-    decode_head=dict(in_channels=_base_.widths),
-    auxiliary_head=dict(in_channels=_base_.widths[2]),
+    backbone=dict(
+        type="mlp_backbones.CSMixer",
+        arch="mini",
+        image_size=64,
+        global_grouping="fixed",
+    ),
+    decode_head=dict(in_channels=[32, 64, 128, 192]),
+    auxiliary_head=dict(in_channels=128),
 )

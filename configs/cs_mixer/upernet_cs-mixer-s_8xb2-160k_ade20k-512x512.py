@@ -12,4 +12,6 @@ model = dict(
         global_grouping="fixed",
         drop_path_rate=0.2,
     ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
 )

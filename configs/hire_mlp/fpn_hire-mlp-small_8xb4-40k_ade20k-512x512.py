@@ -14,4 +14,5 @@ model = dict(
         drop_path_rate=0.1,
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
 )

@@ -11,4 +11,5 @@ model = dict(
         arch="base",
         drop_path_rate=0.2,
     ),
+    head=dict(in_channels=512),
 )

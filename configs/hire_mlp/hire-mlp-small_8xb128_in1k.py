@@ -11,4 +11,5 @@ model = dict(
         arch="small",
         drop_path_rate=0.1,
     ),
+    head=dict(in_channels=512),
 )

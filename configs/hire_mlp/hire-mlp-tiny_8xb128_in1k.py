@@ -10,4 +10,5 @@ model = dict(
         type="mlp_backbones.HireMLP",
         arch="tiny",
     ),
+    head=dict(in_channels=512),
 )

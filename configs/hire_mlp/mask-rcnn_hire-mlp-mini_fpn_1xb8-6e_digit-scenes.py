@@ -1,12 +1,11 @@
 _base_ = [
-    "../_base_/backbones/hire-mlp_mini.py",
-    "../_base_/models/digit_scenes_mask-rcnn_fpn.py",
-    "../_base_/datasets/digit_scenes_instance.py",
-    "../_base_/schedules/digit_scenes_6e.py",
-    "../_base_/digit_scenes_runtime_det.py",
+    "../_base_/digit_scenes/models/mask-rcnn_fpn.py",
+    "../_base_/digit_scenes/datasets/instance.py",
+    "../_base_/digit_scenes/schedules/6e.py",
+    "../_base_/digit_scenes/runtimes/det.py",
 ]
 
 model = dict(
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(type="mlp_backbones.HireMLP", arch="mini"),
+    neck=dict(in_channels=[32, 64, 128, 192]),
 )

@@ -13,4 +13,5 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
+    neck=dict(in_channels=[128, 320, 512]),
 )

@@ -13,7 +13,6 @@ model = dict(
         type="mlp_backbones.HireMLP",
         arch="large",
         drop_path_rate=0.3,
-        init_cfg={},
     ),
     neck=dict(in_channels=[192, 384, 768]),
 )

@@ -14,4 +14,5 @@ model = dict(
         pyramid=False,
         drop_path_rate=0.1,
     ),
+    head=dict(in_channels=512),
 )

@@ -12,4 +12,6 @@ model = dict(
         drop_path_rate=0.2,
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
 )

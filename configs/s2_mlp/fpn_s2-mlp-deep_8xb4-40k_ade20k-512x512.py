@@ -12,7 +12,6 @@ model = dict(
         type="mlp_backbones.S2MLP",
         arch="deep",
         drop_path_rate=0.1,
-        init_cfg={},
     ),
     neck=dict(in_channels=[96, 192, 384, 384]),
 )

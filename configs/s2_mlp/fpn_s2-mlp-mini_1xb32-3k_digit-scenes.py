@@ -1,12 +1,11 @@
 _base_ = [
-    "../_base_/backbones/s2-mlp_mini.py",
-    "../_base_/models/digit_scenes_semantic-fpn.py",
-    "../_base_/datasets/digit_scenes_segmentation.py",
-    "../_base_/schedules/digit_scenes_3k.py",
-    "../_base_/digit_scenes_runtime_seg.py",
+    "../_base_/digit_scenes/models/semantic-fpn.py",
+    "../_base_/digit_scenes/datasets/segmentation.py",
+    "../_base_/digit_scenes/schedules/3k.py",
+    "../_base_/digit_scenes/runtimes/seg.py",
 ]
 
 model = dict(
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.widths),
+    backbone=dict(type="mlp_backbones.S2MLP", arch="mini"),
+    neck=dict(in_channels=[40, 80, 160, 160]),
 )

@@ -1,13 +1,14 @@
 _base_ = [
-    "../_base_/backbones/s2-mlp_mini.py",
-    "../_base_/models/digit_scenes_image-classifier.py",
-    "../_base_/datasets/digit_scenes_classification.py",
-    "../_base_/schedules/digit_scenes_10e.py",
-    "../_base_/digit_scenes_runtime_cls.py",
+    "../_base_/digit_scenes/models/image-classifier.py",
+    "../_base_/digit_scenes/datasets/classification.py",
+    "../_base_/digit_scenes/schedules/10e.py",
+    "../_base_/digit_scenes/runtimes/cls.py",
 ]
 
 auto_scale_lr = dict(base_batch_size=32)
 model = dict(
-    backbone=dict(**_base_.backbone, pyramid=False, out_norm=False),
-    head=dict(in_channels=_base_.widths[-1]),
+    backbone=dict(
+        type="mlp_backbones.S2MLP", arch="mini", pyramid=False, out_norm=False
+    ),
+    head=dict(in_channels=160),
 )

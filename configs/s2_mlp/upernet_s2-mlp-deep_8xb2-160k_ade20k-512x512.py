@@ -12,7 +12,7 @@ model = dict(
         type="mlp_backbones.S2MLP",
         arch="deep",
         drop_path_rate=0.1,
-        init_cfg={},
     ),
     decode_head=dict(in_channels=[96, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
 )

@@ -11,4 +11,6 @@ model = dict(
         arch="ms_xs_conv",
         drop_path_rate=0.1,
     ),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
 )

@@ -13,7 +13,6 @@ model = dict(
         arch="s7",
         shift_windows=True,
         drop_path_rate=0.1,
-        init_cfg={},
     ),
     neck=dict(in_channels=[96, 192, 384, 384]),
 )

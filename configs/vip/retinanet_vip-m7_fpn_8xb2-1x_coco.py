@@ -13,7 +13,6 @@ model = dict(
         arch="m7",
         shift_windows=True,
         drop_path_rate=0.2,
-        init_cfg={},
     ),
     neck=dict(in_channels=[256, 512, 512]),
 )

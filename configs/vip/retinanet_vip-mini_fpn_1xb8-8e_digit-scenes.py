@@ -1,12 +1,11 @@
 _base_ = [
-    "../_base_/backbones/vip_mini.py",
-    "../_base_/models/digit_scenes_retinanet_fpn.py",
-    "../_base_/datasets/digit_scenes_detection.py",
-    "../_base_/schedules/digit_scenes_8e.py",
-    "../_base_/digit_scenes_runtime_det.py",
+    "../_base_/digit_scenes/models/retinanet_fpn.py",
+    "../_base_/digit_scenes/datasets/detection.py",
+    "../_base_/digit_scenes/schedules/8e.py",
+    "../_base_/digit_scenes/runtimes/det.py",
 ]
 
 model = dict(
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.widths[1:]),
+    backbone=dict(type="mlp_backbones.VisionPermutator", arch="mini"),
+    neck=dict(in_channels=[96, 144, 144]),
 )

@@ -13,7 +13,6 @@ model = dict(
         arch="m7",
         shift_windows=True,
         drop_path_rate=0.2,
-        init_cfg={},
     ),
     decode_head=dict(in_channels=[128, 256, 512, 512]),
     auxiliary_head=dict(in_channels=512),

@@ -13,7 +13,7 @@ model = dict(
         arch="s14",
         shift_windows=True,
         drop_path_rate=0.1,
-        init_cfg={},
     ),
     decode_head=dict(in_channels=[96, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
 )

@@ -13,4 +13,5 @@ model = dict(
         pyramid=False,
         drop_path_rate=0.2,
     ),
+    head=dict(in_channels=512),
 )

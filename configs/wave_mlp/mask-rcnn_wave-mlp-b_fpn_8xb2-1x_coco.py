@@ -12,7 +12,6 @@ model = dict(
     backbone=dict(
         type="mlp_backbones.WaveMLP",
         arch="b",
-        init_cfg={},
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -12,4 +12,5 @@ model = dict(
         arch="t",
         init_cfg=dict(type="Pretrained", checkpoint="official"),
     ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
 )

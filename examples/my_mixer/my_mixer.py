@@ -5,7 +5,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
-from mlp_backbones.backbones import MLPBackbone
+from mlp_backbones.backbones import MLPBackbone, StagedArch
 from mlp_backbones.layers import ChannelLinear, ChannelMLP, ConvEmbed, MixerBlock
 
 STEPS = [(row, column) for row in (0, 1, 2) for column in (0, 1, 2)]
@@ -33,8 +33,8 @@ class MyMixer(MLPBackbone):
     """Four stages of king's steps; see MLPBackbone for the arguments."""
 
     arch_settings = {
-        "tiny": {"embed_dims": (32, 64, 128, 192), "depths": (2, 2, 2, 1)},
-        "small": {"embed_dims": (64, 128, 320, 512), "depths": (2, 2, 4, 2)},
+        "tiny": StagedArch(embed_dims=(32, 64, 128, 192), depths=(2, 2, 2, 1)),
+        "small": StagedArch(embed_dims=(64, 128, 320, 512), depths=(2, 2, 4, 2)),
     }
 
     def build_stem(self) -> nn.Module:
@@ -54,6 +54,3 @@ class MyMixer(MLPBackbone):
             mlp=ChannelMLP(dim, 4 * dim),
             drop_path_rate=drop_path_rate,
         )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        return nn.LayerNorm(dim)

@@ -1,13 +1,18 @@
 """Run by `pytest` in this folder; the checks come with mlp_backbones."""
 
 import re
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
 import torch
 from my_mixer import KingMixer, MyMixer
 from torch import nn
+from typing_extensions import Unpack
 
+from mlp_backbones.arguments import positive, positive_int
+from mlp_backbones.backbones import CommonArguments, StagedArch
+from mlp_backbones.backbones.arch import single
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.factory import Classifier
 from mlp_backbones.layers import ChannelMLP
@@ -47,15 +52,24 @@ def test_every_task_knows_the_name(scope):
 class NarrowMixer(MyMixer):
     """MyMixer with an argument of its own."""
 
-    def __init__(self, arch, *, mlp_ratio=4, **options):
-        self.mlp_ratio = mlp_ratio  # first: the base class builds the blocks
-        super().__init__(arch, **options)
+    def __init__(self, arch, *, mlp_ratio=4, **common: Unpack[CommonArguments]):
+        self.mlp_ratio = positive(
+            "mlp_ratio", mlp_ratio
+        )  # first: the base class builds
+        super().__init__(arch, **common)
 
     def build_block(self, stage, block, drop_path_rate):
         built = super().build_block(stage, block, drop_path_rate)
         dim = self.embed_dims[stage]
         built.mlp = ChannelMLP(dim, self.mlp_ratio * dim)
         return built
+
+
+@dataclass(frozen=True, kw_only=True)
+class KingArch(StagedArch):
+    """Widths, depths, and how far a king walks."""
+
+    reach: int = single(positive_int)
 
 
 class PublishedMixer(MyMixer):
@@ -80,6 +94,14 @@ def test_an_argument_of_its_own():
     assert mlp.fc1.out_features == 64
     with pytest.raises(TypeError, match="mlp_rato"):
         NarrowMixer("tiny", mlp_rato=2)
+
+
+def test_fields_of_its_own_are_checked():
+    assert KingArch(**MICRO, reach=2).reach == 2
+    with pytest.raises(ValueError, match="'reach' must be a positive whole number"):
+        KingArch(**MICRO, reach=0)
+    with pytest.raises(ValueError, match="mlp_ratio must be a positive number"):
+        NarrowMixer("tiny", mlp_ratio=-1)
 
 
 def test_reads_weights_of_the_first_release(tmp_path):

@@ -5,15 +5,19 @@ Paper: arXiv 2107.08391, ICLR 2022. Weights and facts follow the authors' releas
 licence); the code is written anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
-from mlp_backbones.checkpoints import CheckpointError, CheckpointLayout
+from mlp_backbones.arguments import odd, positive, switch
+from mlp_backbones.backbones.arch import StagedArch
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.renames import trailing_downsample
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -21,7 +25,7 @@ from mlp_backbones.layers import (
     NormedConvEmbed,
     apply_norm,
 )
-from mlp_backbones.ops import axial_shift, forms, shift_taps
+from mlp_backbones.ops import axial_shift, dispatch, shift_taps
 from mlp_backbones.registry import MODELS
 
 _PATCH_SIZE = 4
@@ -65,7 +69,7 @@ class AxialShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         # whole groups move alike: fewer passes than by single channels
-        if forms.suits_gpu(x):
+        if dispatch.prefers_gpu_kernel(x):
             return _shift_by_groups(x, self.shift_size, self.axis)
         return axial_shift(x, self.taps, self.axis)
 
@@ -110,19 +114,19 @@ class AxialShiftMixer(nn.Module):
         super().__init__()
         self.proj_in = ChannelLinear(dim, dim, bias=bias)
         self.norm_in = nn.GroupNorm(1, dim, eps=norm_eps)
-        self.shift_horizontal = AxialShift(dim, axis=2, shift_size=shift_size)
-        self.shift_vertical = AxialShift(dim, axis=1, shift_size=shift_size)
-        self.horizontal = ChannelLinear(dim, dim, bias=bias)
-        self.vertical = ChannelLinear(dim, dim, bias=bias)
+        self.shift_along_width = AxialShift(dim, axis=2, shift_size=shift_size)
+        self.shift_along_height = AxialShift(dim, axis=1, shift_size=shift_size)
+        self.along_width = ChannelLinear(dim, dim, bias=bias)
+        self.along_height = ChannelLinear(dim, dim, bias=bias)
         self.norm_out = nn.GroupNorm(1, dim, eps=norm_eps)
         self.proj_out = ChannelLinear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         x = F.gelu(apply_norm(self.norm_in, self.proj_in(x)))
-        horizontal = F.gelu(self.horizontal(self.shift_horizontal(x)))
-        vertical = F.gelu(self.vertical(self.shift_vertical(x)))
-        return self.proj_out(apply_norm(self.norm_out, horizontal + vertical))
+        along_width = F.gelu(self.along_width(self.shift_along_width(x)))
+        along_height = F.gelu(self.along_height(self.shift_along_height(x)))
+        return self.proj_out(apply_norm(self.norm_out, along_width + along_height))
 
 
 class PaddedPatchEmbed(NormedConvEmbed):
@@ -182,18 +186,7 @@ class ASMLP(MLPBackbone):
         mixer_bias: Whether the channel FCs of the mixers have a bias.
         patch_norm: Whether the patch embedding ends in a norm.
         norm_eps: Epsilon of all norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: group norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -204,38 +197,14 @@ class ASMLP(MLPBackbone):
 
     family = "as_mlp"
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        "tiny": {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 6, 2)},
-        "small": {"embed_dims": (96, 192, 384, 768), "depths": (2, 2, 18, 2)},
-        "base": {"embed_dims": (128, 256, 512, 1024), "depths": (2, 2, 18, 2)},
+    arch_settings: ClassVar[Mapping[str, StagedArch]] = {
+        "tiny": StagedArch(embed_dims=(96, 192, 384, 768), depths=(2, 2, 6, 2)),
+        "small": StagedArch(embed_dims=(96, 192, 384, 768), depths=(2, 2, 18, 2)),
+        "base": StagedArch(embed_dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2)),
     }
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 1, 2, 1),
-    }
+    mini_arch = StagedArch(embed_dims=(32, 64, 128, 192), depths=(2, 2, 2, 1))
 
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="AS-MLP release",
-            signature=r"^layers\.\d+\.blocks\.\d+\.axial_shift\.conv2_1\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (
-                    r"^layers\.(\d+)\.downsample\.",  # it stands behind its stage there
-                    lambda m: f"stages.{int(m[1]) + 1}.downsample.",
-                ),
-                (r"^layers\.", "stages."),
-                (r"\.axial_shift\.conv1\.", ".mixer.proj_in."),
-                (r"\.axial_shift\.norm1\.", ".mixer.norm_in."),
-                (r"\.axial_shift\.conv2_1\.", ".mixer.horizontal."),
-                (r"\.axial_shift\.conv2_2\.", ".mixer.vertical."),
-                (r"\.axial_shift\.norm2\.", ".mixer.norm_out."),
-                (r"\.axial_shift\.conv3\.", ".mixer.proj_out."),
-                (r"^norm([0-3])\.", r"out_norms.\1."),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
-    )
+    noted_arguments = ("shift_size",)
 
     def __init__(
         self,
@@ -246,37 +215,14 @@ class ASMLP(MLPBackbone):
         mixer_bias: bool = True,
         patch_norm: bool = True,
         norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        if type(shift_size) is not int or shift_size < 1 or shift_size % 2 == 0:
-            raise ValueError(
-                f"shift_size must be a positive odd number, got {shift_size!r}"
-            )
-        if not isinstance(mlp_ratio, int | float) or not mlp_ratio > 0:
-            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio!r}")
-        self.shift_size = shift_size
-        self.mlp_ratio = mlp_ratio
-        self.mixer_bias = mixer_bias
-        self.patch_norm = patch_norm
+        self.shift_size = odd("shift_size", shift_size)
+        self.mlp_ratio = positive("mlp_ratio", mlp_ratio)
+        self.mixer_bias = switch("mixer_bias", mixer_bias)
+        self.patch_norm = switch("patch_norm", patch_norm)
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, stride 4."""
@@ -315,43 +261,24 @@ class ASMLP(MLPBackbone):
         """Build a norm over a whole map, for ``apply_norm``."""
         return nn.GroupNorm(1, dim, eps=self.norm_eps)
 
-    def apply_layout_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Compare what weights of this class were trained with.
-
-        Args:
-            arguments: ``shift_size``.
-
-        Returns:
-            Nothing that has changed.
-
-        Raises:
-            CheckpointError: If the size is not that of this model.
-        """
-        trained_with = arguments.get("shift_size", self.shift_size)
-        if trained_with != self.shift_size:
-            raise CheckpointError(
-                f"the weights of {type(self).__name__} were trained with "
-                f"shift_size={trained_with}, the model has {self.shift_size}"
-            )
-        return []
-
-    def _save_to_state_dict(
-        self, destination: Any, prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        notes = getattr(destination, "_metadata", {}).get(prefix[:-1])
-        if notes is not None:
-            notes["layout_arguments"] = {"shift_size": self.shift_size}
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
-    ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        try:
-            self.apply_layout_arguments(local_metadata.get("layout_arguments", {}))
-        except CheckpointError as error:
-            error_messages = args[-1]
-            error_messages.append(str(error))
-
     def _init_module(self, module: nn.Module) -> None:
         """Keep torch's start: the release initialises its classifier's head alone."""
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="AS-MLP release",
+            signature=r"^layers\.\d+\.blocks\.\d+\.axial_shift\.conv2_1\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^layers\.(\d+)\.downsample\.", trailing_downsample),
+                (r"^layers\.", "stages."),
+                (r"\.axial_shift\.conv1\.", ".mixer.proj_in."),
+                (r"\.axial_shift\.norm1\.", ".mixer.norm_in."),
+                (r"\.axial_shift\.conv2_1\.", ".mixer.along_width."),
+                (r"\.axial_shift\.conv2_2\.", ".mixer.along_height."),
+                (r"\.axial_shift\.norm2\.", ".mixer.norm_out."),
+                (r"\.axial_shift\.conv3\.", ".mixer.proj_out."),
+                (r"^norm([0-3])\.", r"out_norms.\1."),
+            ),
+        ),
+    )

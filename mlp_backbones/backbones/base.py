@@ -9,7 +9,7 @@ depths for layer-wise learning rates, and loading of weights.
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from mmengine.model import BaseModule
@@ -17,10 +17,31 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mlp_backbones.checkpoints import CheckpointLayout, load_pretrained
+from mlp_backbones.arguments import positive, positive_int, rate, switch
+from mlp_backbones.backbones.arch import Arch
+from mlp_backbones.checkpoints import (
+    CheckpointError,
+    CheckpointLayout,
+    load_pretrained,
+)
 from mlp_backbones.layers.map_norm import apply_norm
 
 MIN_INPUT_SIZE = 32
+
+InitCfg = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+
+
+class CommonArguments(TypedDict, total=False):
+    """Arguments that every backbone takes; :class:`MLPBackbone` documents them."""
+
+    in_channels: int
+    out_indices: Sequence[int]
+    out_norm: bool
+    frozen_stages: int
+    norm_eval: bool
+    drop_path_rate: float
+    with_cp: bool
+    init_cfg: InitCfg
 
 
 class Stage(nn.Module):
@@ -96,8 +117,11 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     ``out_norms.{i}``. Stages behind the last one of ``out_indices`` are not built, so
     every parameter of a backbone is in use.
 
+    A family checks and sets its own attributes first and calls this constructor last,
+    because it builds the parts from them.
+
     Args:
-        arch: A name of ``arch_settings``, or a mapping with the same fields.
+        arch: A name of ``arch_settings``, ``mini``, or a mapping with the same fields.
         in_channels: Channels of the image.
         out_indices: The stages whose maps are returned, in this order; negative
             numbers count from the last stage.
@@ -122,20 +146,16 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     family: ClassVar[str]
     """The family's name in snake case; models are called ``{family}_{arch}``."""
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]]
-    """The sizes of the paper: fields by name of the size.
+    arch_settings: ClassVar[Mapping[str, Arch]]
+    """The sizes of the paper by name, all of one class."""
 
-    A field that is a tuple in the first entry holds one value for each stage; any
-    other holds one value of that type.
-    """
+    mini_arch: ClassVar[Arch | None] = None
+    """A small size of our own, ``mini``, which the digit-scenes configs train."""
 
-    mini_arch: ClassVar[dict[str, Any]] = {}
-    """A size of our own, known as ``mini``: all parts of the family, hardly a width.
+    mini_options: ClassVar[dict[str, Any]] = {}
+    """Arguments that models called ``{family}_mini`` have by default."""
 
-    For trying things out; it has no published counterpart.
-    """
-
-    official_names: ClassVar[dict[str, str]] = {}
+    official_names: ClassVar[Mapping[str, str]] = {}
     """What the authors or timm call a size, where it is not ``{family}_{arch}``."""
 
     classifier_arguments: ClassVar[dict[str, Any]] = {}
@@ -150,15 +170,33 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     grid_modes: ClassVar[tuple[str, ...]] = ()
     """How mixing weights that belong to a token grid run on others; default first."""
 
+    noted_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments that weights depend on; checkpoints of ``torch.save`` note them."""
+
     checkpoint_layouts: ClassVar[tuple[CheckpointLayout, ...]] = ()
     """How the weights others have published are named."""
 
-    released_weights: ClassVar[dict[str, str]] = {}
+    released_weights: ClassVar[Mapping[str, str]] = {}
     """Where the authors have put the weights of a size."""
 
     stage_strides: ClassVar[tuple[int, ...]] = (4, 8, 16, 32)
 
+    constant_drop_path: bool = False
+    """Whether every block has the full stochastic depth rate, not only the last."""
+
+    norm_eps: float = 1e-5
+    """Epsilon of the blocks' and output layer norms."""
+
     init_cfg: Any
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, arch in vars(cls).get("arch_settings", {}).items():
+            if not isinstance(arch, Arch):
+                raise TypeError(
+                    f"arch_settings of {cls.__name__} must hold dataclasses such as "
+                    f"StagedArch(embed_dims=..., depths=...), {name!r} is {arch!r}"
+                )
 
     def __init__(
         self,
@@ -171,25 +209,25 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         norm_eval: bool = False,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        _check_switches(out_norm=out_norm, norm_eval=norm_eval, with_cp=with_cp)
-        _check_epsilons(vars(self))  # families note theirs before they call this
-        self.arch = self.resolve_arch(arch)
+        positive("norm_eps", self.norm_eps)
+        self.arch: Any = self.resolve_arch(arch)
         self.arch_name = arch if isinstance(arch, str) else None
-        self.in_channels = _positive("in_channels", in_channels)
+        self.in_channels = positive_int("in_channels", in_channels)
         self.out_indices = self._resolve_out_indices(out_indices)
-        self.embed_dims = self.stage_dims(self.arch)
-        self.depths = self.stage_depths(self.arch)
+        self.embed_dims = self.arch.stage_dims
+        self.depths = self.arch.stage_depths
         self.frozen_stages = self._check_frozen_stages(frozen_stages)
-        self.norm_eval = norm_eval
-        self.drop_path_rate = drop_path_rate
-        self.with_cp = with_cp
+        self.norm_eval = switch("norm_eval", norm_eval)
+        self.drop_path_rate = rate("drop_path_rate", drop_path_rate)
+        self.with_cp = switch("with_cp", with_cp)
+        switch("out_norm", out_norm)
 
         self.out_channels, self.out_strides = self._describe_outputs()
 
-        rates = self._drop_path_rates(drop_path_rate)
+        rates = self._drop_path_rates()
         self.stem = self.build_stem()
         self.stages = nn.ModuleList()
         for index in range(self.num_built_stages):
@@ -217,16 +255,6 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         """The stages up to the last one that an output needs."""
         return max(self.out_indices) + 1
 
-    @classmethod
-    def stage_dims(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the channels of each stage."""
-        return tuple(arch["embed_dims"])
-
-    @classmethod
-    def stage_depths(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the number of blocks of each stage."""
-        return tuple(arch["depths"])
-
     @abstractmethod
     def build_stem(self) -> nn.Module:
         """Build what maps an image (B, C, H, W) to the first map (B, H', W', C')."""
@@ -242,12 +270,21 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build block number ``block`` of ``stage``."""
 
-    @abstractmethod
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build the norm of one returned map: over the last dimension of (B, H, W, C).
 
         Torch's batch and group norms do as well; they are called through a view.
         """
+        return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    def block_number(self, stage: int, block: int) -> int:
+        """Count a block over all stages, from 0.
+
+        Args:
+            stage: Number of the stage.
+            block: Number of the block in it.
+        """
+        return sum(self.depths[:stage]) + block
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the pyramid.
@@ -371,41 +408,36 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         return num_blocks + 1, num_blocks + 2
 
     @classmethod
-    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of an architecture as a dict of its own.
+    def resolve_arch(cls, arch: str | Mapping[str, Any]) -> Any:
+        """Return the checked fields of an architecture, of the family's class.
 
         Args:
-            arch: A name of ``arch_settings``, or a mapping with the same fields.
+            arch: A name of ``arch_settings``, ``mini``, or a mapping with the same
+                fields.
 
         Raises:
             TypeError: If ``arch`` is neither a name nor a mapping.
-            ValueError: If the name is unknown, or fields are missing, unknown or not
-                of the kind of ``arch_settings``.
+            ValueError: If the name is unknown, or fields are missing, unknown or
+                impossible.
         """
         names = ", ".join(cls.arch_settings)
         if isinstance(arch, str):
-            if arch == "mini" and cls.mini_arch:
-                return dict(cls.mini_arch)
+            if arch == "mini" and cls.mini_arch is not None:
+                return cls.mini_arch
             if arch not in cls.arch_settings:
                 raise ValueError(
                     f"unknown arch {arch!r} of {cls.__name__}, choose one of {names}"
                 )
-            return dict(cls.arch_settings[arch])
+            return cls.arch_settings[arch]
+        kind = type(next(iter(cls.arch_settings.values())))
+        if isinstance(arch, kind):
+            return arch
         if not isinstance(arch, Mapping):
             raise TypeError(
                 f"arch must be one of {names} or a mapping, got {arch!r} "
                 f"of type {type(arch).__name__}"
             )
-        fields = next(iter(cls.arch_settings.values())).keys()
-        missing, unknown = fields - arch.keys(), arch.keys() - fields
-        if missing or unknown:
-            raise ValueError(
-                f"arch of {cls.__name__} needs exactly the fields {sorted(fields)}; "
-                f"missing {sorted(missing)}, unknown {sorted(unknown)}"
-            )
-        resolved = dict(arch)
-        cls._check_arch(resolved)
-        return resolved
+        return kind.from_mapping(arch, cls.__name__)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Fit official weights to arguments that change what they mean.
@@ -415,44 +447,47 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         """
         return weights
 
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        """Check each field against the kind it has in ``arch_settings``.
+    def apply_noted_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Compare what weights were trained with to this model.
+
+        Args:
+            arguments: Those of ``noted_arguments`` that the weights note.
+
+        Returns:
+            What has changed in the model, in words; here nothing.
 
         Raises:
-            ValueError: If a value is of another kind, or a number is not positive.
+            CheckpointError: If an argument differs from the model's.
         """
-        num_stages = len(cls.stage_strides)
-        kinds = {
-            field: _allowing_fractions(value) if "ratio" in field else value
-            for field, value in next(iter(cls.arch_settings.values())).items()
-        }
-        for field, value in arch.items():
-            if not isinstance(kinds[field], tuple):
-                if not _is_like(value, kinds[field]):
-                    raise ValueError(
-                        f"arch field {field!r} of {cls.__name__} must be "
-                        f"{_kind(kinds[field])}, got {value!r}"
-                    )
-            elif (
-                isinstance(value, str)
-                or not isinstance(value, Sequence)
-                or len(value) != len(kinds[field])
-                or not all(
-                    _is_like(one, like)
-                    for one, like in zip(value, kinds[field], strict=True)
+        for name, value in arguments.items():
+            own = getattr(self, name, None) if name in self.noted_arguments else None
+            if value != own:
+                raise CheckpointError(
+                    f"the weights of {type(self).__name__} were trained with "
+                    f"{name}={value!r}, the model has {own!r}"
                 )
-            ):
-                stages = (
-                    f", one for each of {num_stages} stages"
-                    if len(kinds[field]) == num_stages
-                    else ""
-                )
-                raise ValueError(
-                    f"arch field {field!r} of {cls.__name__} must hold "
-                    f"{len(kinds[field])} values{stages}, each "
-                    f"{_kind(kinds[field][0])}, got {value!r}"
-                )
+        return []
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # torch's notes on each module go into files with the weights, and add no key
+        notes = getattr(destination, "_metadata", {}).get(prefix[:-1])
+        if notes is not None and self.noted_arguments:
+            notes["layout_arguments"] = {
+                name: getattr(self, name) for name in self.noted_arguments
+            }
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        try:
+            self.apply_noted_arguments(local_metadata.get("layout_arguments", {}))
+        except CheckpointError as error:
+            error_messages = args[-1]
+            error_messages.append(str(error))
 
     def _resolve_out_indices(self, out_indices: Sequence[int]) -> tuple[int, ...]:
         if isinstance(out_indices, int) or not isinstance(out_indices, Sequence):
@@ -471,14 +506,14 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             resolved.append(index % num_stages)
         if not resolved or len(set(resolved)) != len(resolved):
             raise ValueError(
-                "out_indices must name at least one stage and none twice, got "
+                "out_indices must be non-empty and without duplicates, got "
                 f"{tuple(out_indices)}"
             )
         return tuple(resolved)
 
     def _check_frozen_stages(self, frozen_stages: int) -> int:
         last = self.num_built_stages
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= last:
+        if type(frozen_stages) is not int or not -1 <= frozen_stages <= last:
             raise ValueError(
                 f"frozen_stages must be -1 (nothing), 0 (the stem) or up to {last} "
                 f"(the stem and that many stages), got {frozen_stages!r}"
@@ -497,20 +532,14 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
                 f"got {x.shape[2]} x {x.shape[3]}"
             )
 
-    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
-        if (
-            isinstance(drop_path_rate, bool)
-            or not isinstance(drop_path_rate, int | float)
-            or not 0.0 <= drop_path_rate < 1.0
-        ):
-            raise ValueError(
-                f"drop_path_rate must lie in [0, 1), got {drop_path_rate!r}"
-            )
+    def _drop_path_rates(self) -> list[list[float]]:
         depths = self.depths
+        if self.constant_drop_path:
+            return [[self.drop_path_rate] * depth for depth in depths]
         last = max(sum(depths) - 1, 1)
         flat = iter(range(sum(depths)))
         return [
-            [drop_path_rate * next(flat) / last for _ in range(depth)]
+            [self.drop_path_rate * next(flat) / last for _ in range(depth)]
             for depth in depths
         ]
 
@@ -530,56 +559,3 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
             part.eval()
             for parameter in part.parameters():
                 parameter.requires_grad = False
-
-
-def _is_like(value: Any, example: Any) -> bool:
-    if isinstance(example, bool):
-        return isinstance(value, bool)
-    if isinstance(example, int | float):
-        return (
-            isinstance(value, int | type(example))
-            and not isinstance(value, bool)
-            and value > 0
-        )
-    if isinstance(example, tuple):  # a field of nested values is the family's to check
-        return isinstance(value, Sequence) and not isinstance(value, str)
-    return isinstance(value, type(example))
-
-
-def _allowing_fractions(example: Any) -> Any:
-    if isinstance(example, tuple):
-        return tuple(float(value) for value in example)
-    return float(example)
-
-
-def _kind(example: Any) -> str:
-    kinds = {
-        bool: "True or False",
-        int: "a positive whole number",
-        float: "a positive number",
-        str: "a name",
-        tuple: "a sequence",
-    }
-    return kinds[type(example)]
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-    return value
-
-
-def _check_switches(**switches: Any) -> None:
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise TypeError(f"{name} must be True or False, got {value!r}")
-
-
-def _check_epsilons(attributes: Mapping[str, Any]) -> None:
-    for name, value in attributes.items():
-        if name.endswith("_eps") and (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not value > 0
-        ):
-            raise ValueError(f"{name} must be a positive number, got {value!r}")

@@ -6,28 +6,34 @@ The authors published neither code nor weights; host networks follow timm
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
-from mlp_backbones.backbones.res_mlp import without_final_affine
+from mlp_backbones.arguments import not_negative, one_of, positive, positive_int
+from mlp_backbones.backbones.arch import IsotropicArch, single
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resmlp import without_final_affine
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     Affine,
     ChannelMLP,
     ConvEmbed,
     GridMixer,
+    LayerScale,
     MixerBlock,
-    ScaledBlock,
+    TokenGrid,
     init_lecun_normal,
 )
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import dispatch
 from mlp_backbones.registry import MODELS
 
-HOSTS = ("mlp_mixer", "res_mlp")
+HOSTS = ("mlp_mixer", "resmlp")
 LIFTS = ("embed", "resize")
 
 # From here on Fourier transforms beat matrix products: timed on one CPU thread. GPUs
@@ -130,7 +136,7 @@ class CirculantMixer(GridMixer):
             x = x.masked_fill(~mask, 0)
         (weight,) = weights
         tokens = x.flatten(1, 2)  # (B, H, W, C) -> (B, H*W, C)
-        on_gpu = forms.suits_gpu(x)
+        on_gpu = dispatch.prefers_gpu_kernel(x)
         enough = _MIN_FFT_TOKENS_GPU if on_gpu else _MIN_FFT_TOKENS_CPU
         if tokens.shape[1] < enough or torch.onnx.is_in_onnx_export():
             mixed = correlate_by_product(tokens, weight)
@@ -206,8 +212,25 @@ def _cubic_samples(old: int, new: int, device: torch.device) -> Tensor:
     return samples
 
 
+@dataclass(frozen=True, kw_only=True)
+class CCSArch(IsotropicArch):
+    """The host network, its sizes, and how many vectors mix its tokens."""
+
+    host: str = single(partial(one_of, choices=HOSTS))
+    mlp_ratio: float = single(positive)
+    ccs_groups: int = single(positive_int)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embed_dim % self.ccs_groups:
+            raise ValueError(
+                f"arch field 'ccs_groups' must divide 'embed_dim' {self.embed_dim}, "
+                f"got {self.ccs_groups}"
+            )
+
+
 @MODELS.register_module()
-class CCSMLP(IsotropicGridBackbone):
+class CCSMLP(ResampledBackbone):
     """CCS in an MLP-Mixer or a ResMLP, and a pyramid made of it for any image size.
 
     Everything but the token mixing is the host's.
@@ -215,12 +238,10 @@ class CCSMLP(IsotropicGridBackbone):
     Args:
         arch: ``mixer_b16``, ``resmlp_36``, one of its variants ``resmlp_36_g1``,
             ``resmlp_36_g4`` and ``resmlp_36_g384`` with other numbers of groups,
-            ``mini``, or a mapping with ``host`` (``mlp_mixer`` or ``res_mlp``),
+            ``mini``, or a mapping with ``host`` (``mlp_mixer`` or ``resmlp``),
             ``embed_dim``, ``depth``, ``patch_size``, ``mlp_ratio`` and ``ccs_groups``.
-        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
-            strides 4, 8, 16 and 32.
-        image_size: See :class:`IsotropicGridBackbone`, as the next two: side of the
-            training images, or height and width, in pixels.
+        image_size: Side of the training images, or height and width, in pixels; with
+            the patch size it says the grid that the weights belong to.
         grid: ``"interpolate"`` lifts the vectors to the map's grid; ``"window"`` mixes
             inside windows of the training grid.
         shift_windows: Whether the windows of every second block are half a window
@@ -228,154 +249,96 @@ class CCSMLP(IsotropicGridBackbone):
         lift: How vectors are lifted, ``"embed"`` or ``"resize"``; see
             :class:`CirculantMixer`.
         norm_eps: Epsilon of all layer norms.
-        init_scale: What the branches of a ``res_mlp`` host are scaled by at the start.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: no norm keeps statistics.
-        drop_path_rate: Stochastic depth rate of the last block, in a ``res_mlp`` host
-            of every block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        init_scale: What the branches of a ``resmlp`` host are scaled by at the start.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
         >>> backbone = CCSMLP("mini", out_indices=(1, 2, 3))
         >>> [tuple(m.shape) for m in backbone(torch.rand(1, 3, 64, 96))]
-        [(1, 16, 8, 12), (1, 32, 4, 6), (1, 32, 2, 3)]
+        [(1, 128, 8, 12), (1, 128, 4, 6), (1, 128, 2, 3)]
     """
 
     family = "ccs_mlp"
-    grid_modes: ClassVar[tuple[str, ...]] = ("interpolate", "window")
+    grid_modes = ("interpolate", "window")
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "host": host,
-            "embed_dim": dim,
-            "depth": depth,
-            "patch_size": 16,
-            "mlp_ratio": 4,
-            "ccs_groups": groups,
-        }
+    arch_settings: ClassVar[Mapping[str, CCSArch]] = {
+        name: CCSArch(
+            host=host,
+            embed_dim=dim,
+            depth=depth,
+            patch_size=16,
+            mlp_ratio=4,
+            ccs_groups=groups,
+        )
         for name, host, dim, depth, groups in (
             ("mixer_b16", "mlp_mixer", 768, 12, 8),
-            ("resmlp_36", "res_mlp", 384, 36, 8),
-            ("resmlp_36_g1", "res_mlp", 384, 36, 1),
-            ("resmlp_36_g4", "res_mlp", 384, 36, 4),
-            ("resmlp_36_g384", "res_mlp", 384, 36, 384),
+            ("resmlp_36", "resmlp", 384, 36, 8),
+            ("resmlp_36_g1", "resmlp", 384, 36, 1),
+            ("resmlp_36_g4", "resmlp", 384, 36, 4),
+            ("resmlp_36_g384", "resmlp", 384, 36, 384),
         )
     }
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "host": "mlp_mixer",
-        "embed_dim": 32,
-        "depth": 4,
-        "patch_size": 16,
-        "mlp_ratio": 4,
-        "ccs_groups": 8,
-    }
-    official_names: ClassVar[dict[str, str]] = {
-        name: f"ccs_{name}" for name in arch_settings
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="timm's names of the host",
-            signature=r"^blocks\.\d+\.(mlp|linear)_tokens\.weight$",
-            renames=(
-                (r"^(blocks\.\d+)\.(mlp|linear)_tokens\.", r"\1.mixer."),
-                (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mlp."),
-                (r"^(blocks\.\d+)\.ls([12])$", r"\1.scale\2"),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
+    mini_arch = CCSArch(
+        host="resmlp", embed_dim=128, depth=8, patch_size=8, mlp_ratio=3, ccs_groups=8
     )
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64, "init_scale": 0.1}
 
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "mixer_b16",
         *,
-        pyramid: bool = True,
         image_size: int | Sequence[int] = 224,
         grid: str = "interpolate",
         shift_windows: bool = False,
         lift: str = "embed",
         norm_eps: float = 1e-6,
         init_scale: float = 1e-6,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[ResampledArguments],
     ) -> None:
-        if isinstance(init_scale, bool) or not isinstance(init_scale, int | float):
-            raise TypeError(f"init_scale must be a number, got {init_scale!r}")
-        self.lift = lift
+        self.lift = one_of("lift", lift, LIFTS)
         self.norm_eps = norm_eps
-        self.init_scale = init_scale
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            image_size=image_size,
-            grid=grid,
+        self.init_scale = not_negative("init_scale", init_scale)
+        fields = self.resolve_arch(arch)
+        self.constant_drop_path = fields.host == "resmlp"
+        self.token_grid = TokenGrid.of_image(
+            image_size,
+            (fields.patch_size,) * 4,
+            mode=one_of("grid", grid, self.grid_modes),
             shift_windows=shift_windows,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
         )
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        if arch["host"] not in HOSTS:
-            raise ValueError(
-                f"arch field 'host' of CCSMLP must be one of {HOSTS}, got "
-                f"{arch['host']!r}"
-            )
-        if arch["embed_dim"] % arch["ccs_groups"]:
-            raise ValueError(
-                "arch field 'ccs_groups' of CCSMLP must divide 'embed_dim' "
-                f"{arch['embed_dim']!r}, got {arch['ccs_groups']!r}"
-            )
+        super().__init__(arch, **common)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block of the host; all blocks are alike."""
-        dim = self.arch["embed_dim"]
+        dim = self.arch.embed_dim
+        number = self.block_number(stage, block)
         parts: dict[str, Any] = {
             "mixer": CirculantMixer(
-                self.arch["ccs_groups"],
+                self.arch.ccs_groups,
                 lift=self.lift,
-                **self.grid_options(stage, block),
+                **self.token_grid.options(stage, number),
             ),
-            "mlp": ChannelMLP(dim, int(dim * self.arch["mlp_ratio"])),
+            "mlp": ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
             "drop_path_rate": drop_path_rate,
         }
-        if self.arch["host"] == "mlp_mixer":
-            norms = (nn.LayerNorm(dim, eps=self.norm_eps) for _ in range(2))
-            return MixerBlock(norm1=next(norms), norm2=next(norms), **parts)
-        return ScaledBlock(
-            dim,
+        if self.arch.host == "mlp_mixer":
+            return MixerBlock(
+                norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+                norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+                **parts,
+            )
+        return MixerBlock(
             norm1=Affine(dim),
             norm2=Affine(dim),
-            init_scale=self.init_scale,
+            layer_scale1=LayerScale(dim, self.init_scale),
+            layer_scale2=LayerScale(dim, self.init_scale),
             **parts,
         )
 
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build the norm of one level, or the final norm of the host's classifier."""
-        if self.arch["host"] == "res_mlp" and not self.pyramid:
+        if self.arch.host == "resmlp" and not self.pyramid:
             return Affine(dim)
         return nn.LayerNorm(dim, eps=self.norm_eps)
 
@@ -387,21 +350,30 @@ class CCSMLP(IsotropicGridBackbone):
         """
         return super().adapt_weights(without_final_affine(weights, self.pyramid))
 
-    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
-        rates = super()._drop_path_rates(drop_path_rate)
-        if self.arch["host"] == "res_mlp":
-            return [[drop_path_rate] * len(stage) for stage in rates]
-        return rates
-
     def _init_module(self, module: nn.Module) -> None:
         """Initialise the vectors as linear layers are, all else as the host does."""
         if isinstance(module, CirculantMixer):
             bound = module.weight.shape[1] ** -0.5
             nn.init.uniform_(module.weight, -bound, bound)
-        elif self.arch["host"] == "res_mlp":
+        elif self.arch.host == "resmlp":
             super()._init_module(module)
         elif isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.normal_(module.bias, std=1e-6)
         elif isinstance(module, ConvEmbed):
             init_lecun_normal(module.proj)
+
+    official_names: ClassVar[Mapping[str, str]] = {
+        name: f"ccs_{name}" for name in arch_settings
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="timm's names of the host",
+            signature=r"^blocks\.\d+\.(mlp|linear)_tokens\.weight$",
+            renames=(
+                (r"^(blocks\.\d+)\.(mlp|linear)_tokens\.", r"\1.mixer."),
+                (r"^(blocks\.\d+)\.mlp_channels\.", r"\1.mlp."),
+                (r"^(blocks\.\d+)\.ls([12])$", r"\1.layer_scale\2.gamma"),
+            ),
+        ),
+    )

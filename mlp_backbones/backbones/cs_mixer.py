@@ -7,23 +7,27 @@ development code (crrrr30/convmixer, branch ``new``, Apache-2.0 licence, class
 FLOPs that the paper states; the code here is written anew.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MIN_INPUT_SIZE, MLPBackbone
-from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import (
-    ChannelLinear,
-    ChannelMLP,
-    MixerBlock,
-    recomputed,
-    resolve_image_size,
+from mlp_backbones.arguments import image_size as check_image_size
+from mlp_backbones.arguments import one_of, positive, positive_int, switch
+from mlp_backbones.backbones.arch import StagedArch, per_stage, single
+from mlp_backbones.backbones.base import (
+    MIN_INPUT_SIZE,
+    CommonArguments,
+    MLPBackbone,
 )
+from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.renames import trailing_downsample
+from mlp_backbones.layers import ChannelLinear, ChannelMLP, MixerBlock
+from mlp_backbones.ops import recomputed
 from mlp_backbones.registry import MODELS
 
 GLOBAL_GROUPINGS = ("span", "fixed")
@@ -243,8 +247,42 @@ class GroupMixer(nn.Module):
         return f"group_size={self.group_size}, interval={self.interval}"
 
 
-def _next_stage(match: re.Match[str]) -> str:
-    return f"stages.{int(match[1]) + 1}.downsample."
+@dataclass(frozen=True, kw_only=True)
+class CSMixerArch(StagedArch):
+    """Four stages of mixers with heads of their own, and equal channel MLPs."""
+
+    num_heads: tuple[int, ...] = per_stage(positive_int)
+    reduced_dims: tuple[int, ...] = per_stage(positive_int)
+    group_sizes: tuple[int, ...] = per_stage(positive_int)
+    mlp_ratio: float = single(positive)
+
+
+def _kernel_sizes(
+    name: str, kernel_sizes: Sequence[int], *, stride: int
+) -> tuple[int, ...]:
+    sizes = tuple(kernel_sizes) if isinstance(kernel_sizes, Sequence) else ()
+    if (
+        not sizes
+        or not all(type(size) is int and size >= stride for size in sizes)
+        or any((size - stride) % 2 for size in sizes)
+        or (name == "patch_sizes" and sizes[0] != stride)
+    ):
+        raise ValueError(
+            f"{name} must hold even kernel sizes of at least the stride {stride}"
+            f"{', the stride first' if name == 'patch_sizes' else ''}; got "
+            f"{kernel_sizes!r}"
+        )
+    return sizes
+
+
+def _split_dim(name: str, dim: int, kernel_sizes: Sequence[int]) -> int:
+    parts = 2 ** (len(kernel_sizes) - 1)
+    if dim % parts:
+        raise ValueError(
+            f"embed_dims must be multiples of {parts} for {len(kernel_sizes)} "
+            f"{name}, got {dim}"
+        )
+    return dim
 
 
 @MODELS.register_module()
@@ -279,18 +317,7 @@ class CSMixer(MLPBackbone):
         recompute: Whether training computes normed, gating and activated maps again
             instead of storing them, which costs no product of whole maps: two fifths
             less memory for some more time.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -302,15 +329,12 @@ class CSMixer(MLPBackbone):
     family = "cs_mixer"
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": (dim, 2 * dim, 4 * dim, 8 * dim),
-            "depths": depths,
-            "num_heads": (heads, 2 * heads, 4 * heads, 8 * heads),
-            "reduced_dims": (reduced,) * 4,
-            "group_sizes": (7, 7, 7, 7),
-            "mlp_ratio": 4,
-        }
+    arch_settings: ClassVar[Mapping[str, CSMixerArch]] = {
+        name: CSMixerArch(
+            embed_dims=(dim, 2 * dim, 4 * dim, 8 * dim), depths=depths,
+            num_heads=(heads, 2 * heads, 4 * heads, 8 * heads),
+            reduced_dims=(reduced,) * 4, group_sizes=(7, 7, 7, 7), mlp_ratio=4,
+        )
         for name, dim, depths, heads, reduced in (
             ("t", 64, (1, 1, 8, 6), 2, 2),
             ("s", 96, (2, 2, 6, 2), 3, 4),
@@ -318,34 +342,12 @@ class CSMixer(MLPBackbone):
             ("l", 128, (2, 2, 18, 2), 4, 4),
         )
     }
-    # fmt: on
-
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 2, 2, 1),
-        "num_heads": (2, 2, 3, 4),
-        "reduced_dims": (2, 2, 2, 2),
-        "group_sizes": (4, 4, 3, 2),
-        "mlp_ratio": 4,
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="CS-Mixer development code",
-            signature=r"^layers\.\d+\.blocks\.\d+\.attn\.v_proj\.",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"^layers\.(\d+)\.downsample\.", _next_stage),
-                (r"^layers\.", "stages."),
-                (r"\.reductions\.", ".projs."),
-                (r"\.attn\.to_u\.", ".mixer.value."),
-                (r"\.attn\.to_v\.", ".mixer.squeeze."),
-                (r"\.attn\.v_proj\.", ".mixer.expand."),
-                (r"\.attn\.", ".mixer."),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
+    mini_arch = CSMixerArch(
+        embed_dims=(32, 64, 128, 192), depths=(2, 2, 2, 1), num_heads=(2, 2, 4, 6),
+        reduced_dims=(2, 2, 2, 2), group_sizes=(6, 6, 6, 6), mlp_ratio=4,
     )
+    # fmt: on
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
 
     def __init__(
         self,
@@ -359,20 +361,8 @@ class CSMixer(MLPBackbone):
         qkv_bias: bool = True,
         norm_eps: float = 1e-5,
         recompute: bool = False,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        if global_grouping not in GLOBAL_GROUPINGS:
-            raise ValueError(
-                f"global_grouping must be one of {GLOBAL_GROUPINGS}, "
-                f"got {global_grouping!r}"
-            )
         if (
             not isinstance(merge_sizes, Sequence)
             or len(merge_sizes) != len(self.stage_strides) - 1
@@ -381,34 +371,19 @@ class CSMixer(MLPBackbone):
                 f"merge_sizes must hold {len(self.stage_strides) - 1} sequences of "
                 f"kernel sizes, got {merge_sizes!r}"
             )
-        for name, switch in (
-            ("patch_norm", patch_norm),
-            ("qkv_bias", qkv_bias),
-            ("recompute", recompute),
-        ):
-            if not isinstance(switch, bool):
-                raise TypeError(f"{name} must be True or False, got {switch!r}")
-        self.image_size = resolve_image_size(image_size, MIN_INPUT_SIZE)
-        self.global_grouping = global_grouping
+        self.image_size = check_image_size(image_size, MIN_INPUT_SIZE)
+        self.global_grouping = one_of(
+            "global_grouping", global_grouping, GLOBAL_GROUPINGS
+        )
         self.patch_sizes = _kernel_sizes("patch_sizes", patch_sizes, stride=4)
         self.merge_sizes = tuple(
             _kernel_sizes("merge_sizes", sizes, stride=2) for sizes in merge_sizes
         )
-        self.patch_norm = patch_norm
-        self.qkv_bias = qkv_bias
+        self.patch_norm = switch("patch_norm", patch_norm)
+        self.qkv_bias = switch("qkv_bias", qkv_bias)
         self.norm_eps = norm_eps
-        self.recompute = recompute and not with_cp
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        self.recompute = switch("recompute", recompute)
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the cross-scale patch embedding, stride 4."""
@@ -434,61 +409,47 @@ class CSMixer(MLPBackbone):
         """Build one block: local where its number in the stage is even, else global."""
         dim = self.embed_dims[stage]
         sides = [side // 4 >> stage for side in self.image_size]
-        group_size = min(self.arch["group_sizes"][stage], *sides)
+        group_size = min(self.arch.group_sizes[stage], *sides)
         interval: tuple[int, int] | None = (1, 1)
         if block % 2:
             height, width = (-(-side // group_size) for side in sides)
             interval = (height, width) if self.global_grouping == "fixed" else None
+        recompute = self.recompute and not self.with_cp
         return MixerBlock(
             norm1=nn.LayerNorm(dim, eps=self.norm_eps),
             mixer=GroupMixer(
                 dim,
-                num_heads=self.arch["num_heads"][stage],
-                reduced_dim=self.arch["reduced_dims"][stage],
+                num_heads=self.arch.num_heads[stage],
+                reduced_dim=self.arch.reduced_dims[stage],
                 group_size=group_size,
                 interval=interval,
                 value_bias=self.qkv_bias,
-                recompute=self.recompute,
+                recompute=recompute,
             ),
             norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratio"])),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
             drop_path_rate=drop_path_rate,
-            recompute_mlp=self.recompute,
+            recompute_mlp=recompute,
         )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
 
     def _init_module(self, module: nn.Module) -> None:
         super()._init_module(module)
         if isinstance(module, GroupMixer):  # comes behind its own linear layers
             module.reset_parameters()
 
-
-def _kernel_sizes(
-    name: str, kernel_sizes: Sequence[int], *, stride: int
-) -> tuple[int, ...]:
-    sizes = tuple(kernel_sizes) if isinstance(kernel_sizes, Sequence) else ()
-    if (
-        not sizes
-        or not all(type(size) is int and size >= stride for size in sizes)
-        or any((size - stride) % 2 for size in sizes)
-        or (name == "patch_sizes" and sizes[0] != stride)
-    ):
-        raise ValueError(
-            f"{name} must hold even kernel sizes of at least the stride {stride}"
-            f"{', the stride first' if name == 'patch_sizes' else ''}; got "
-            f"{kernel_sizes!r}"
-        )
-    return sizes
-
-
-def _split_dim(name: str, dim: int, kernel_sizes: Sequence[int]) -> int:
-    parts = 2 ** (len(kernel_sizes) - 1)
-    if dim % parts:
-        raise ValueError(
-            f"embed_dims must be multiples of {parts} for {len(kernel_sizes)} "
-            f"{name}, got {dim}"
-        )
-    return dim
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="CS-Mixer development code",
+            signature=r"^layers\.\d+\.blocks\.\d+\.attn\.v_proj\.",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^layers\.(\d+)\.downsample\.", trailing_downsample),
+                (r"^layers\.", "stages."),
+                (r"\.reductions\.", ".projs."),
+                (r"\.attn\.to_u\.", ".mixer.value."),
+                (r"\.attn\.to_v\.", ".mixer.squeeze."),
+                (r"\.attn\.v_proj\.", ".mixer.expand."),
+                (r"\.attn\.", ".mixer."),
+            ),
+        ),
+    )

@@ -5,15 +5,20 @@ Paper: arXiv 2108.13341, CVPR 2022. Weights and facts follow the authors' releas
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.arguments import positive_int
+from mlp_backbones.backbones.arch import PyramidArch, per_stage
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -121,7 +126,7 @@ class HireMixer(nn.Module):
         self, dim: int, *, region_size: int, shift: int = 0, norm_eps: float = 1e-5
     ) -> None:
         super().__init__()
-        self.height, self.width = (
+        self.along_height, self.along_width = (
             RegionMLP(
                 dim, axis=axis, region_size=region_size, shift=shift, norm_eps=norm_eps
             )
@@ -133,7 +138,7 @@ class HireMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        branches = (self.height(x), self.width(x), self.channel(x))
+        branches = (self.along_height(x), self.along_width(x), self.channel(x))
         return self.proj(self.reweight(branches))
 
 
@@ -145,13 +150,6 @@ class ActivatedConvEmbed(NormedConvEmbed):
         return F.relu(super().forward(x))
 
 
-def _rename_stage(match: re.Match[str]) -> str:
-    index = int(match[1])  # even: stage index // 2; odd: the downsampling behind it
-    if index % 2 == 0:
-        return f"stages.{index // 2}.blocks."
-    return f"stages.{(index + 1) // 2}.downsample."
-
-
 def _to_convolutions(weights: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
     """Turn channel FCs over whole regions into strided convolutions.
 
@@ -161,10 +159,10 @@ def _to_convolutions(weights: dict[str, Tensor], backbone: Any) -> dict[str, Ten
     converted = {}
     for key, tensor in weights.items():
         match = re.match(
-            r"stages\.(\d+)\.blocks\.\d+\.mixer\.(height|width)\.(.+)", key
+            r"stages\.(\d+)\.blocks\.\d+\.mixer\.along_(height|width)\.(.+)", key
         )
         if match is not None:
-            region_size = backbone.arch["region_size"][int(match[1])]
+            region_size = backbone.arch.region_size[int(match[1])]
             kernel = (-1, 1) if match[2] == "height" else (1, -1)
             if match[3] == "reduce.weight":  # (C/2, C * r, 1, 1) -> (C/2, C, r)
                 tensor = tensor.flatten(1).unflatten(1, (-1, region_size))
@@ -176,6 +174,27 @@ def _to_convolutions(weights: dict[str, Tensor], backbone: Any) -> dict[str, Ten
                 tensor = tensor.unflatten(0, (-1, region_size)).t()
         converted[key] = tensor
     return converted
+
+
+@dataclass(frozen=True, kw_only=True)
+class HireMLPArch(PyramidArch):
+    """Four stages of region MLPs whose rolls go round in a cycle."""
+
+    region_size: tuple[int, ...] = per_stage(positive_int)
+    shift_cycle: tuple[int, ...] = per_stage(positive_int)
+    shift_dilation: tuple[int, ...] = per_stage(positive_int)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.embed_dims) < 4:
+            raise ValueError(
+                "arch field 'embed_dims' must hold numbers from 4 on, got "
+                f"{self.embed_dims}"
+            )
+
+    def shift(self, stage: int, block: int) -> int:
+        """Return by how many cells a block of a stage rolls its map."""
+        return block % self.shift_cycle[stage] * self.shift_dilation[stage]
 
 
 @MODELS.register_module()
@@ -191,18 +210,7 @@ class HireMLP(MLPBackbone):
             region), ``shift_cycle`` (blocks until the rolls repeat) and
             ``shift_dilation`` (cells that each of them adds), four numbers each.
         norm_eps: Epsilon of all batch norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a batch norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Whether batch norms keep their running statistics in training.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -213,15 +221,15 @@ class HireMLP(MLPBackbone):
 
     family = "hire_mlp"
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": dims,
-            "depths": depths,
-            "mlp_ratios": (4, 4, 4, 4),
-            "region_size": (4, 3, 3, 2),
-            "shift_cycle": (2, 2, 3, 2),
-            "shift_dilation": (2, 2, 1, 1),
-        }
+    arch_settings: ClassVar[Mapping[str, HireMLPArch]] = {
+        name: HireMLPArch(
+            embed_dims=dims,
+            depths=depths,
+            mlp_ratios=(4, 4, 4, 4),
+            region_size=(4, 3, 3, 2),
+            shift_cycle=(2, 2, 3, 2),
+            shift_dilation=(2, 2, 1, 1),
+        )
         for name, dims, depths in (
             ("tiny", (64, 128, 320, 512), (2, 2, 4, 2)),
             ("small", (64, 128, 320, 512), (3, 4, 10, 3)),
@@ -229,36 +237,8 @@ class HireMLP(MLPBackbone):
             ("large", (96, 192, 384, 768), (4, 6, 24, 3)),
         )
     }
-    mini_arch: ClassVar[dict[str, Any]] = {
-        **arch_settings["tiny"],
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (2, 1, 3, 2),
-    }
-
-    released_weights: ClassVar[dict[str, str]] = {
-        name: f"{_RELEASE}hire_mlp_{name}.pth" for name in ("tiny", "small", "base")
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="Hire-MLP release",
-            signature=r"^network\.\d+\.\d+\.attn\.mlp_h1_norm\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"^network\.(\d+)\.", _rename_stage),
-                (r"\.attn\.mlp_h", ".attn.height"),
-                (r"\.attn\.mlp_w", ".attn.width"),
-                (r"\.attn\.mlp_c\.", ".mixer.channel."),
-                (r"\.attn\.(height|width)1_norm\.", r".mixer.\1.norm."),
-                (r"\.attn\.(height|width)1\.", r".mixer.\1.reduce."),
-                (r"\.attn\.(height|width)2\.weight", r".mixer.\1.expand.weight"),
-                (r"\.attn\.(height|width)2\.bias", r".mixer.\1.bias"),
-                (r"\.attn\.", ".mixer."),
-                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-                (r"^head\.", "head.fc."),
-            ),
-            convert=_to_convolutions,
-        ),
+    mini_arch = replace(
+        arch_settings["tiny"], embed_dims=(32, 64, 128, 192), depths=(2, 2, 3, 1)
     )
 
     def __init__(
@@ -266,27 +246,10 @@ class HireMLP(MLPBackbone):
         arch: str | Mapping[str, Any] = "tiny",
         *,
         norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
@@ -320,12 +283,12 @@ class HireMLP(MLPBackbone):
             norm1=self.build_out_norm(dim),
             mixer=HireMixer(
                 dim,
-                region_size=self.arch["region_size"][stage],
-                shift=_shift(self.arch, stage, block),
+                region_size=self.arch.region_size[stage],
+                shift=self.arch.shift(stage, block),
                 norm_eps=self.norm_eps,
             ),
             norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
             drop_path_rate=drop_path_rate,
         )
 
@@ -333,22 +296,32 @@ class HireMLP(MLPBackbone):
         """Build a batch norm, for ``apply_norm``."""
         return nn.BatchNorm2d(dim, eps=self.norm_eps)
 
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        if min(arch["embed_dims"]) < 4:
-            raise ValueError(
-                f"arch field 'embed_dims' of {cls.__name__} must hold numbers from 4 "
-                f"on, got {arch['embed_dims']!r}"
-            )
-
     def _init_module(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.trunc_normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-
-def _shift(arch: Mapping[str, Any], stage: int, block: int) -> int:
-    """Return by how many cells a block of a stage rolls its map."""
-    return block % arch["shift_cycle"][stage] * arch["shift_dilation"][stage]
+    released_weights: ClassVar[Mapping[str, str]] = {
+        name: f"{_RELEASE}hire_mlp_{name}.pth" for name in ("tiny", "small", "base")
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="Hire-MLP release",
+            signature=r"^network\.\d+\.\d+\.attn\.mlp_h1_norm\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^network\.(\d+)\.", interleaved_stage),
+                (r"\.attn\.mlp_c\.", ".mixer.channel."),
+                (r"\.attn\.mlp_h", ".mixer.along_height"),
+                (r"\.attn\.mlp_w", ".mixer.along_width"),
+                (r"(\.along_\w+)1_norm\.", r"\1.norm."),
+                (r"(\.along_\w+)1\.", r"\1.reduce."),
+                (r"(\.along_\w+)2\.weight", r"\1.expand.weight"),
+                (r"(\.along_\w+)2\.bias", r"\1.bias"),
+                (r"\.attn\.", ".mixer."),
+                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
+            ),
+            convert=_to_convolutions,
+        ),
+    )

@@ -6,14 +6,19 @@ also has the gated sizes, both Apache-2.0 licence; the code is written anew.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from logging import WARNING
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.isotropic import IsotropicGridBackbone
+from mlp_backbones.arguments import image_size as image_size_of
+from mlp_backbones.arguments import one_of, positive, positive_int, switch
+from mlp_backbones.backbones.arch import IsotropicArch, single
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
@@ -21,9 +26,9 @@ from mlp_backbones.layers import (
     ConvEmbed,
     GatedActivation,
     MixerBlock,
+    TokenGrid,
     TokenMLP,
     init_lecun_normal,
-    resolve_image_size,
 )
 from mlp_backbones.registry import MODELS
 
@@ -55,8 +60,26 @@ def _from_flax(weights: dict[str, Tensor], _: Any) -> dict[str, Tensor]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class MixerArch(IsotropicArch):
+    """Width, depth, patches, the hidden widths of both MLPs, and whether they gate."""
+
+    tokens_mlp_dim: int = single(positive_int)
+    channels_mlp_dim: int = single(positive_int)
+    gated: bool = single(switch)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tokens_mlp_dim", "channels_mlp_dim"):
+            if self.gated and getattr(self, name) % 2:
+                raise ValueError(
+                    f"arch field {name!r} must be even for a gate to halve it, got "
+                    f"{getattr(self, name)}"
+                )
+
+
 @MODELS.register_module()
-class MlpMixer(IsotropicGridBackbone):
+class MlpMixer(ResampledBackbone):
     """MLP-Mixer, one stride, and a pyramid made of it for any image size.
 
     Paper, section 2; sizes of table 1. ``gmixer_12`` and ``gmixer_24`` are timm's, with
@@ -73,10 +96,8 @@ class MlpMixer(IsotropicGridBackbone):
             ``gmixer_12``, ``gmixer_24``, ``mini``, or a mapping with ``embed_dim``,
             ``depth``, ``patch_size``, ``tokens_mlp_dim``, ``channels_mlp_dim`` and
             ``gated``.
-        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
-            strides 4, 8, 16 and 32.
-        image_size: See :class:`IsotropicGridBackbone`, as the next two: side of the
-            training images, or height and width, in pixels.
+        image_size: Side of the training images, or height and width, in pixels; with
+            the patch size it says the grid that the weights belong to.
         grid: ``"window"`` mixes inside windows of the training grid, which is the
             paper's own scheme (appendix C); ``"interpolate"`` resamples the token
             MLPs, whose cost then grows with the square of the area.
@@ -92,18 +113,7 @@ class MlpMixer(IsotropicGridBackbone):
             does; or None for that of the weights loaded, and cut before that. Weights
             of an ``image_size`` that is not in whole patches need it named. Without
             effect on a pyramid, which fills images up by itself.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -113,17 +123,19 @@ class MlpMixer(IsotropicGridBackbone):
     """
 
     family = "mlp_mixer"
+    zero_head = True
+    grid_modes = ("window", "interpolate")
+    noted_arguments = ("gelu", "norm_eps", "remainder")
 
-    # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dim": dim,
-            "depth": depth,
-            "patch_size": patch_size,
-            "tokens_mlp_dim": tokens_mlp_dim,
-            "channels_mlp_dim": 4 * dim,
-            "gated": name.startswith("gmixer"),
-        }
+    arch_settings: ClassVar[Mapping[str, MixerArch]] = {
+        name: MixerArch(
+            embed_dim=dim,
+            depth=depth,
+            patch_size=patch_size,
+            tokens_mlp_dim=tokens_mlp_dim,
+            channels_mlp_dim=4 * dim,
+            gated=name.startswith("gmixer"),
+        )
         for name, dim, depth, patch_size, tokens_mlp_dim in (
             ("s32", 512, 8, 32, 256),
             ("s16", 512, 8, 16, 256),
@@ -136,28 +148,152 @@ class MlpMixer(IsotropicGridBackbone):
             ("gmixer_24", 384, 24, 16, 384),
         )
     }
-    # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 32,
-        "depth": 4,
-        "patch_size": 16,
-        "tokens_mlp_dim": 24,
-        "channels_mlp_dim": 96,
-        "gated": False,
-    }
-    zero_head = True
-    official_names: ClassVar[dict[str, str]] = {
+    mini_arch = MixerArch(
+        embed_dim=128,
+        depth=6,
+        patch_size=8,
+        tokens_mlp_dim=72,
+        channels_mlp_dim=384,
+        gated=False,
+    )
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "s32",
+        *,
+        image_size: int | Sequence[int] = 224,
+        grid: str = "window",
+        shift_windows: bool = False,
+        gelu: str | None = None,
+        norm_eps: float | None = None,
+        remainder: str | None = None,
+        **common: Unpack[ResampledArguments],
+    ) -> None:
+        asked = {"gelu": gelu, "norm_eps": norm_eps, "remainder": remainder}
+        self._asked = {key: value for key, value in asked.items() if value is not None}
+        self._check_noted_arguments(self._asked)
+        self.gelu = "erf" if gelu is None else gelu
+        self.norm_eps = 1e-6 if norm_eps is None else norm_eps
+        self.remainder = "cut" if remainder is None else remainder
+        patch_size = self.resolve_arch(arch).patch_size
+        sides = image_size_of(image_size, patch_size)
+        if self.remainder != "cut":
+            sides = tuple(side + -side % patch_size for side in sides)
+        self.token_grid = TokenGrid.of_image(
+            sides,
+            (patch_size,) * 4,
+            mode=one_of("grid", grid, self.grid_modes),
+            shift_windows=shift_windows,
+        )
+        super().__init__(arch, **common)
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """Compute the raw map of every stage that is built, without output norms.
+
+        Args:
+            x: Images, (B, C, H, W), with H and W at least 32 pixels.
+
+        Returns:
+            The maps behind the last block of each stage, (B, H_i, W_i, C_i).
+
+        Raises:
+            ValueError: If the shape of ``x`` does not fit.
+        """
+        self._check_input(x)
+        if self.remainder != "cut":
+            bottom, right = (-side % self.patch_size for side in x.shape[2:])
+            both = self.remainder == "same"
+            top, left = (bottom // 2, right // 2) if both else (0, 0)
+            x = F.pad(x, (left, right - left, top, bottom - top))
+        return super().forward_stages(x)
+
+    @classmethod
+    def _check_noted_arguments(cls, arguments: Mapping[str, Any]) -> None:
+        for key, value in arguments.items():
+            one_of(f"argument of {cls.__name__}", key, cls.noted_arguments)
+            if key == "norm_eps":
+                positive(key, value)
+            else:
+                one_of(key, value, tuple(GELUS) if key == "gelu" else REMAINDERS)
+
+    def apply_noted_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
+        """Compute as the weights that were loaded want it.
+
+        What the caller of the class named stays; where it differs, a warning is
+        logged.
+
+        Args:
+            arguments: ``gelu``, ``norm_eps`` and ``remainder``, or some of them.
+
+        Returns:
+            What has changed, in words.
+
+        Raises:
+            ValueError: If an argument is unknown or its value impossible.
+        """
+        self._check_noted_arguments(arguments)
+        changed = []
+        for key, value in arguments.items():
+            if getattr(self, key) == value:
+                continue
+            if key in self._asked:
+                print_log(
+                    f"the layout of these weights goes with {key}={value!r}, but the "
+                    f"model was asked for {key}={self._asked[key]!r} and keeps it",
+                    logger="current",
+                    level=WARNING,
+                )
+                continue
+            setattr(self, key, value)
+            changed.append(f"{key} is now {value!r}, as these weights want it")
+        for part in (*self.stages.modules(), *self.out_norms.modules()):
+            if isinstance(part, nn.LayerNorm):
+                part.eps = self.norm_eps
+            elif isinstance(part, nn.GELU):
+                part.approximate = GELUS[self.gelu]
+        return changed
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; all blocks are alike."""
+        dim, hidden_dim = self.arch.embed_dim, self.arch.channels_mlp_dim
+        gated, gelu = self.arch.gated, GELUS[self.gelu]
+        return MixerBlock(
+            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+            mixer=TokenMLP(
+                hidden_dim=self.arch.tokens_mlp_dim,
+                gelu=gelu,
+                gated=gated,
+                **self.token_grid.options(stage, self.block_number(stage, block)),
+            ),
+            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+            mlp=GatedChannelMLP(dim, hidden_dim)
+            if gated
+            else ChannelMLP(dim, hidden_dim, gelu=gelu),
+            drop_path_rate=drop_path_rate,
+        )
+
+    def _init_module(self, module: nn.Module) -> None:
+        """Initialise as timm does: where there are gates, they begin half open."""
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.normal_(module.bias, std=1e-6)
+        elif isinstance(module, ConvEmbed):
+            init_lecun_normal(module.proj)
+        elif self.arch.gated and isinstance(module, TokenMLP | GatedChannelMLP):
+            half = len(module.fc1.weight) // 2  # comes behind its linear layers
+            nn.init.normal_(module.fc1.weight[half:], std=1e-6)
+            nn.init.ones_(module.fc1.bias[half:])
+
+    official_names: ClassVar[Mapping[str, str]] = {
         name: f"{name}_224" if name.startswith("gmixer") else f"mixer_{name}"
         for name in arch_settings
     }
-
-    # timm's conversions of the authors' ImageNet-1k models, and its own gated one
-    released_weights: ClassVar[dict[str, str]] = {
+    released_weights: ClassVar[Mapping[str, str]] = {
         "b16": f"{_TIMM}v0.1-vitjx/jx_mixer_b16_224-76587d61.pth",
         "l16": f"{_TIMM}v0.1-vitjx/jx_mixer_l16_224-92f9adc4.pth",
         "gmixer_24": f"{_TIMM}v0.1-weights/gmixer_24_224_raa-7daf7ae6.pth",
     }
-
     checkpoint_layouts = (
         CheckpointLayout(
             name="timm",
@@ -165,7 +301,6 @@ class MlpMixer(IsotropicGridBackbone):
             renames=(
                 (r"\.mlp_tokens\.", ".mixer."),
                 (r"\.mlp_channels\.", ".mlp."),
-                (r"^head\.", "head.fc."),
             ),
             arguments={"gelu": "erf", "norm_eps": 1e-6, "remainder": "cut"},
         ),
@@ -205,188 +340,3 @@ class MlpMixer(IsotropicGridBackbone):
             arguments={"gelu": "erf", "norm_eps": 1e-5, "remainder": "corner"},
         ),
     )
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "s32",
-        *,
-        pyramid: bool = True,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "window",
-        shift_windows: bool = False,
-        gelu: str | None = None,
-        norm_eps: float | None = None,
-        remainder: str | None = None,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        asked = {"gelu": gelu, "norm_eps": norm_eps, "remainder": remainder}
-        self._asked = {key: value for key, value in asked.items() if value is not None}
-        self._check_layout_arguments(self._asked)
-        self.gelu = "erf" if gelu is None else gelu
-        self.norm_eps = 1e-6 if norm_eps is None else norm_eps
-        self.remainder = "cut" if remainder is None else remainder
-        if self.remainder != "cut":
-            patch_size = self.resolve_arch(arch)["patch_size"]
-            sides = resolve_image_size(image_size, patch_size)
-            image_size = [-(-side // patch_size) * patch_size for side in sides]
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            image_size=image_size,
-            grid=grid,
-            shift_windows=shift_windows,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        """Compute the raw map of every stage that is built, without output norms.
-
-        Args:
-            x: Images, (B, C, H, W), with H and W at least 32 pixels.
-
-        Returns:
-            The maps behind the last block of each stage, (B, H_i, W_i, C_i).
-
-        Raises:
-            ValueError: If the shape of ``x`` does not fit.
-        """
-        self._check_input(x)
-        if self.remainder != "cut":
-            bottom, right = (-side % self.patch_size for side in x.shape[2:])
-            both = self.remainder == "same"
-            top, left = (bottom // 2, right // 2) if both else (0, 0)
-            x = F.pad(x, (left, right - left, top, bottom - top))
-        return super().forward_stages(x)
-
-    def apply_layout_arguments(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Compute as the weights that were loaded want it.
-
-        What the caller of the class named stays; where it differs, a warning is
-        logged.
-
-        Args:
-            arguments: ``gelu``, ``norm_eps`` and ``remainder``, or some of them.
-
-        Returns:
-            What has changed, in words.
-
-        Raises:
-            ValueError: If an argument is unknown or its value impossible.
-        """
-        self._check_layout_arguments(arguments)
-        changed = []
-        for key, value in arguments.items():
-            if getattr(self, key) == value:
-                continue
-            if key in self._asked:
-                print_log(
-                    f"the layout of these weights goes with {key}={value!r}, but the "
-                    f"model was asked for {key}={self._asked[key]!r} and keeps it",
-                    logger="current",
-                    level=WARNING,
-                )
-                continue
-            setattr(self, key, value)
-            changed.append(f"{key} is now {value!r}, as these weights want it")
-        for part in (*self.stages.modules(), *self.out_norms.modules()):
-            if isinstance(part, nn.LayerNorm):
-                part.eps = self.norm_eps
-            elif isinstance(part, nn.GELU):
-                part.approximate = GELUS[self.gelu]
-        return changed
-
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks are alike."""
-        dim, hidden_dim = self.arch["embed_dim"], self.arch["channels_mlp_dim"]
-        gated, gelu = self.arch["gated"], GELUS[self.gelu]
-        return MixerBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=TokenMLP(
-                hidden_dim=self.arch["tokens_mlp_dim"],
-                gelu=gelu,
-                gated=gated,
-                **self.grid_options(stage, block),
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=GatedChannelMLP(dim, hidden_dim)
-            if gated
-            else ChannelMLP(dim, hidden_dim, gelu=gelu),
-            drop_path_rate=drop_path_rate,
-        )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        for field in ("tokens_mlp_dim", "channels_mlp_dim"):
-            if arch["gated"] and arch[field] % 2:
-                raise ValueError(
-                    f"arch field {field!r} of MlpMixer must be even for a gate to "
-                    f"halve it, got {arch[field]!r}"
-                )
-
-    @staticmethod
-    def _check_layout_arguments(arguments: Mapping[str, Any]) -> None:
-        for key, value in arguments.items():
-            if key == "gelu" and value not in tuple(GELUS):
-                raise ValueError(f"gelu must be one of {tuple(GELUS)}, got {value!r}")
-            if key == "norm_eps" and (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not value > 0
-            ):
-                raise ValueError(f"norm_eps must be a positive number, got {value!r}")
-            if key == "remainder" and value not in REMAINDERS:
-                raise ValueError(
-                    f"remainder must be one of {REMAINDERS}, got {value!r}"
-                )
-            if key not in ("gelu", "norm_eps", "remainder"):
-                raise ValueError(f"unknown argument {key!r} of MlpMixer")
-
-    def _init_module(self, module: nn.Module) -> None:
-        """Initialise as timm does: where there are gates, they begin half open."""
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.normal_(module.bias, std=1e-6)
-        elif isinstance(module, ConvEmbed):
-            init_lecun_normal(module.proj)
-        elif self.arch["gated"] and isinstance(module, TokenMLP | GatedChannelMLP):
-            half = len(module.fc1.weight) // 2  # comes behind its linear layers
-            nn.init.normal_(module.fc1.weight[half:], std=1e-6)
-            nn.init.ones_(module.fc1.bias[half:])
-
-    def _save_to_state_dict(
-        self, destination: Any, prefix: str, keep_vars: bool
-    ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        # torch's notes on each module go into files with the weights, and add no key
-        notes = getattr(destination, "_metadata", {}).get(prefix[:-1])
-        if notes is not None:
-            notes["layout_arguments"] = {
-                "gelu": self.gelu,
-                "norm_eps": self.norm_eps,
-                "remainder": self.remainder,
-            }
-
-    def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
-    ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        self.apply_layout_arguments(local_metadata.get("layout_arguments", {}))

@@ -11,15 +11,20 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.arguments import switch
+from mlp_backbones.backbones.arch import PyramidArch
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ChannelMLP, DropPath, NormedConvEmbed
+from mlp_backbones.checkpoints.renames import trailing_downsample
+from mlp_backbones.layers import ChannelMLP, DropPath, LayerScale, NormedConvEmbed
 from mlp_backbones.registry import MODELS
 
 _RELEASE = (
     "https://tsciencescu.blob.core.windows.net/projectshzheng/MSMLP/released_model/"
 )
+_INIT_SCALE = 1e-6  # the release's, at every depth
 
 
 def split_channels(dim: int, num_groups: int) -> list[int]:
@@ -72,7 +77,7 @@ class MixShift(nn.Module):
         self.group_dims = split_channels(dim, len(shift_dist))
         self.shift_dist = tuple(shift_dist)
         self.circular = circular
-        self.horizontal, self.vertical = (
+        self.along_width, self.along_height = (
             nn.ModuleList(
                 nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim)
                 for dim, size in zip(self.group_dims, mix_size, strict=True)
@@ -87,10 +92,10 @@ class MixShift(nn.Module):
         return torch.cat(mixed, dim=-1)
 
     def _mix(self, x: Tensor, group: int) -> Tensor:
-        horizontal: Any = self.horizontal[group]
-        vertical: Any = self.vertical[group]
-        kernels = (horizontal.weight, vertical.weight)  # (C_g, 1, k, k)
-        bias = horizontal.bias + vertical.bias
+        along_width: Any = self.along_width[group]
+        along_height: Any = self.along_height[group]
+        kernels = (along_width.weight, along_height.weight)  # (C_g, 1, k, k)
+        bias = along_width.bias + along_height.bias
         distance = self.shift_dist[group]
         if distance == 0:
             return _filter(x, kernels[0] + kernels[1], bias)
@@ -125,7 +130,7 @@ def _filter(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class MixShiftBlock(nn.Module):
-    """``x + gamma * mlp(norm2(mixer(x)))``: one residual around the whole block.
+    """``x + scale * mlp(norm2(mixer(x)))``: one residual around the whole block.
 
     Source: paper, section 3.2; layer scale as in ConvNeXt (arXiv 2201.03545).
 
@@ -147,15 +152,45 @@ class MixShiftBlock(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        self.layer_scale = LayerScale(dim, _INIT_SCALE)
         self.mixer = mixer
         self.norm2 = norm2
         self.mlp = mlp
-        self.gamma = nn.Parameter(torch.full((dim,), 1e-6))
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        return x + self.drop_path(self.gamma * self.mlp(self.norm2(self.mixer(x))))
+        branch = self.mlp(self.norm2(self.mixer(x)))
+        return x + self.drop_path(self.layer_scale(branch))
+
+
+def _check_shift_dist(shift_dist: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(shift_dist, Sequence):
+        raise TypeError(f"shift_dist must be a sequence, got {shift_dist!r}")
+    if not shift_dist or not all(type(distance) is int for distance in shift_dist):
+        raise ValueError(
+            f"shift_dist must hold whole numbers, one a group, got {shift_dist!r}"
+        )
+    return tuple(shift_dist)
+
+
+def _check_mix_size(
+    mix_size: Sequence[Sequence[int]], num_groups: int
+) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(mix_size, Sequence):
+        raise TypeError(f"mix_size must be a sequence, got {mix_size!r}")
+    num_stages = len(MSMLP.stage_strides)
+    if len(mix_size) != num_stages or not all(
+        isinstance(sizes, Sequence)
+        and len(sizes) == num_groups
+        and all(type(size) is int and size > 0 and size % 2 for size in sizes)
+        for sizes in mix_size
+    ):
+        raise ValueError(
+            f"mix_size must hold {num_groups} odd numbers, as many as shift_dist, for "
+            f"each of {num_stages} stages, got {mix_size!r}"
+        )
+    return tuple(tuple(sizes) for sizes in mix_size)
 
 
 @MODELS.register_module()
@@ -174,18 +209,7 @@ class MSMLP(MLPBackbone):
             False zeros enter, which is another function.
         patch_norm: Whether the stem ends in a layer norm.
         norm_eps: Epsilon of all layer norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -196,52 +220,24 @@ class MSMLP(MLPBackbone):
 
     family = "ms_mlp"
 
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": (dim, 2 * dim, 4 * dim, 8 * dim),
-            "depths": depths,
-            "mlp_ratios": (4, 4, 4, 4),
-        }
+    arch_settings: ClassVar[Mapping[str, PyramidArch]] = {
+        name: PyramidArch(
+            embed_dims=(dim, 2 * dim, 4 * dim, 8 * dim),
+            depths=depths,
+            mlp_ratios=(4, 4, 4, 4),
+        )
         for name, dim, depths in (
             ("tiny", 96, (3, 3, 9, 3)),
             ("small", 96, (3, 3, 27, 3)),
             ("base", 128, (3, 3, 27, 3)),
         )
     }
-
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (20, 30, 40, 60),
-        "depths": (1, 1, 2, 1),
-        "mlp_ratios": (4, 4, 4, 4),
-    }
+    mini_arch = PyramidArch(
+        embed_dims=(40, 80, 120, 180), depths=(1, 2, 2, 1), mlp_ratios=(4, 4, 4, 4)
+    )
 
     classifier_arguments: ClassVar[dict[str, Any]] = {"out_norm": False}
     norm_after_pool = True
-
-    released_weights: ClassVar[dict[str, str]] = {
-        name: f"{_RELEASE}msmlp_{name}_patch4/msmlp_{name}_patch4_ckpt_epoch299.pth"
-        for name in ("tiny", "small", "base")
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="MS-MLP release",
-            signature=r"^layers\.\d+\.blocks\.\d+\.dwconv_lr\.",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (
-                    r"^layers\.(\d+)\.downsample\.",
-                    lambda m: f"stages.{int(m[1]) + 1}.downsample.",
-                ),
-                (r"^layers\.", "stages."),
-                (r"\.dwconv_lr\.", ".mixer.horizontal."),
-                (r"\.dwconv_td\.", ".mixer.vertical."),
-                (r"(\.blocks\.\d+)\.norm\.", r"\1.norm2."),
-                (r"\.pwconv([12])\.", r".mlp.fc\1."),
-                (r"^head\.", "head.fc."),
-            ),
-        ),
-    )
 
     def __init__(
         self,
@@ -257,31 +253,14 @@ class MSMLP(MLPBackbone):
         circular: bool = True,
         patch_norm: bool = True,
         norm_eps: float = 1e-6,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
         self.shift_dist = _check_shift_dist(shift_dist)
         self.mix_size = _check_mix_size(mix_size, len(self.shift_dist))
-        self.circular = circular
-        self.patch_norm = patch_norm
+        self.circular = switch("circular", circular)
+        self.patch_norm = switch("patch_norm", patch_norm)
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, stride 4."""
@@ -317,40 +296,28 @@ class MSMLP(MLPBackbone):
                 circular=self.circular,
             ),
             norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
             dim=dim,
             drop_path_rate=drop_path_rate,
         )
 
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
-
-
-def _check_shift_dist(shift_dist: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(shift_dist, Sequence):
-        raise TypeError(f"shift_dist must be a sequence, got {shift_dist!r}")
-    if not shift_dist or not all(type(distance) is int for distance in shift_dist):
-        raise ValueError(
-            f"shift_dist must hold whole numbers, one a group, got {shift_dist!r}"
-        )
-    return tuple(shift_dist)
-
-
-def _check_mix_size(
-    mix_size: Sequence[Sequence[int]], num_groups: int
-) -> tuple[tuple[int, ...], ...]:
-    if not isinstance(mix_size, Sequence):
-        raise TypeError(f"mix_size must be a sequence, got {mix_size!r}")
-    num_stages = len(MSMLP.stage_strides)
-    if len(mix_size) != num_stages or not all(
-        isinstance(sizes, Sequence)
-        and len(sizes) == num_groups
-        and all(type(size) is int and size > 0 and size % 2 for size in sizes)
-        for sizes in mix_size
-    ):
-        raise ValueError(
-            f"mix_size must hold {num_groups} odd numbers, as many as shift_dist, for "
-            f"each of {num_stages} stages, got {mix_size!r}"
-        )
-    return tuple(tuple(sizes) for sizes in mix_size)
+    released_weights: ClassVar[Mapping[str, str]] = {
+        name: f"{_RELEASE}msmlp_{name}_patch4/msmlp_{name}_patch4_ckpt_epoch299.pth"
+        for name in ("tiny", "small", "base")
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="MS-MLP release",
+            signature=r"^layers\.\d+\.blocks\.\d+\.dwconv_lr\.",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^layers\.(\d+)\.downsample\.", trailing_downsample),
+                (r"^layers\.", "stages."),
+                (r"\.dwconv_lr\.", ".mixer.along_width."),
+                (r"\.dwconv_td\.", ".mixer.along_height."),
+                (r"(\.blocks\.\d+)\.norm\.", r"\1.norm2."),
+                (r"\.pwconv([12])\.", r".mlp.fc\1."),
+                (r"\.gamma$", ".layer_scale.gamma"),
+            ),
+        ),
+    )

@@ -1,14 +1,28 @@
 """Backbones of one or two strides, and the pyramid that is made of them."""
 
-from abc import ABCMeta, abstractmethod
+from abc import ABCMeta
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
-from mlp_backbones.layers import ConvEmbed, PyramidResample, resample_patch_kernel
+from mlp_backbones.arguments import switch
+from mlp_backbones.backbones.arch import TwoStrideArch
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
+from mlp_backbones.layers import (
+    ConvEmbed,
+    PyramidResample,
+    TokenGrid,
+    resample_patch_kernel,
+)
+
+
+class ResampledArguments(CommonArguments, total=False):
+    """Arguments that every :class:`ResampledBackbone` takes."""
+
+    pyramid: bool
 
 
 class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
@@ -30,68 +44,30 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
     the image that fills no patch is dropped, and maps keep the strides they have.
 
     Args:
+        arch: See :class:`MLPBackbone`. ``patch_size`` is among its fields, with
+            ``embed_dim`` and ``depth`` for backbones of one stride, ``embed_dims``,
+            ``depths`` and ``transitions`` for those of two: ``transitions`` says after
+            which stage the stride doubles.
         pyramid: Whether the maps are brought to strides 4, 8, 16 and 32.
-        arch: See :class:`MLPBackbone`, as all that follow. ``patch_size`` is among
-            its fields, with ``embed_dim`` and ``depth`` for backbones of one stride,
-            ``embed_dims``, ``depths`` and ``transitions`` for those of two:
-            ``transitions`` says after which stage the stride doubles.
+        common: See :class:`MLPBackbone`.
     """
+
+    classifier_arguments: ClassVar[dict[str, Any]] = {"pyramid": False}
 
     def __init__(
         self,
         arch: str | Mapping[str, Any],
         *,
         pyramid: bool = True,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        if not isinstance(pyramid, bool):
-            raise TypeError(f"pyramid must be True or False, got {pyramid!r}")
-        self.pyramid = pyramid
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-
-    @abstractmethod
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build block number ``block`` of ``stage``."""
-
-    @classmethod
-    def stage_dims(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the channels of each stage."""
-        if "embed_dim" in arch:
-            return (arch["embed_dim"],) * len(cls.stage_strides)
-        return super().stage_dims(arch)
-
-    @classmethod
-    def stage_depths(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the number of blocks of each stage: of each quarter of the depth."""
-        if "depth" not in arch:
-            return super().stage_depths(arch)
-        parts = len(cls.stage_strides)
-        ends = [arch["depth"] * part // parts for part in range(parts + 1)]
-        return tuple(
-            end - start for start, end in zip(ends[:-1], ends[1:], strict=True)
-        )
+        self.pyramid = switch("pyramid", pyramid)
+        super().__init__(arch, **common)
 
     @property
     def patch_size(self) -> int:
         """Side of the patches of the stem, in pixels."""
-        patch_size: int = self.arch["patch_size"]
+        patch_size: int = self.arch.patch_size
         if self.pyramid:
             return {7: 8, 14: 16}.get(patch_size, patch_size)
         return patch_size
@@ -156,14 +132,14 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
             weights: Tensors under this package's names.
         """
         key = "stem.proj.weight"
-        official = self.arch["patch_size"]
+        official = self.arch.patch_size
         if key in weights and weights[key].shape[-2:] == (official, official):
             kernel = resample_patch_kernel(weights[key], self.patch_size)
             return {**weights, key: kernel}
         return weights
 
     def _transitions(self) -> tuple[bool, ...]:
-        return tuple(self.arch.get("transitions", (False,) * len(self.stage_strides)))
+        return getattr(self.arch, "transitions", (False,) * len(self.stage_strides))
 
     def _describe_outputs(self) -> tuple[list[int], list[int]]:
         native = self.native_strides
@@ -208,3 +184,32 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
             stride = self.stage_strides[index]
             levels.append(level[:, : -(-height // stride), : -(-width // stride)])
         return levels
+
+
+def two_stride_grid(
+    arch: TwoStrideArch,
+    sides: Sequence[int],
+    image_size: int | Sequence[int] | None,
+    mode: str,
+    shift_windows: bool,
+) -> TokenGrid:
+    """Return the grids that the weights of a backbone of two strides belong to.
+
+    Args:
+        arch: The architecture.
+        sides: Side of the square grid of each stage, in tokens, as the arch has it.
+        image_size: Side of the training images, or height and width, in pixels of the
+            official patch size, where the weights belong to another grid; or None.
+        mode: See :class:`TokenGrid`.
+        shift_windows: See :class:`TokenGrid`.
+    """
+    if image_size is None:
+        sizes = tuple((side, side) for side in sides)
+        return TokenGrid(sizes, mode, shift_windows)
+    stride, strides = arch.patch_size, []
+    for doubles in arch.transitions:
+        strides.append(stride)
+        stride *= 2 if doubles else 1
+    return TokenGrid.of_image(
+        image_size, strides, mode=mode, shift_windows=shift_windows
+    )

@@ -4,12 +4,17 @@ Paper: arXiv 2106.07477, WACV 2022. The authors published neither code nor weigh
 the block is that of the paper's figures, what the paper leaves open is noted here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.resampled import ResampledBackbone
+from mlp_backbones.arguments import one_of, positive, switch
+from mlp_backbones.backbones.arch import IsotropicArch, single
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     Affine,
@@ -86,6 +91,14 @@ def _check_norm_position(state_dict: dict[str, Tensor], backbone: Any) -> None:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class S2MLPArch(IsotropicArch):
+    """Width, depth and patches, and which norm the blocks have."""
+
+    mlp_ratio: float = single(positive)
+    norm: str = single(partial(one_of, choices=_NORMS))
+
+
 @MODELS.register_module()
 class S2MLP(ResampledBackbone):
     """S2-MLP, one stride, any image size: no weight depends on the token grid.
@@ -103,20 +116,7 @@ class S2MLP(ResampledBackbone):
             ``pre`` for norms in front of them as in re-implementations.
         stem_norm: Whether the stem ends in a norm, as in the paper.
         norm_eps: Epsilon of all layer norms.
-        pyramid: Whether the maps are brought to strides 4, 8, 16 and 32; False gives
-            the official network.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -126,48 +126,21 @@ class S2MLP(ResampledBackbone):
     """
 
     family = "s2_mlp"
-
-    # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        "wide": {"embed_dim": 768, "depth": 12, "patch_size": 16, "mlp_ratio": 4, "norm": "ln"},  # noqa: E501
-        "deep": {"embed_dim": 384, "depth": 36, "patch_size": 16, "mlp_ratio": 4, "norm": "affine"},  # noqa: E501
-    }
-    # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dim": 48,
-        "depth": 4,
-        "patch_size": 16,
-        "mlp_ratio": 4,
-        "norm": "ln",
-    }
-
     classifier_arguments: ClassVar[dict[str, Any]] = {
         "pyramid": False,
         "out_norm": False,
     }
 
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="S2-MLP as this package's reference cases have it",
-            signature=r"^patch_embed\.proj\.weight",
-            renames=((r"^patch_embed\.", "stem."), (r"^head\.", "head.fc.")),
-        ),
-        CheckpointLayout(
-            name="S2-MLP re-implementation (liuruiyang98/Jittor-MLP)",
-            signature=r"^stages\.0\.1\.model\.\d+\.0\.fn\.0\.weight",
-            renames=(
-                (r"^stages\.0\.0\.", "stem.proj."),
-                (r"^stages\.0\.1\.model\.(\d+)\.0\.norm\.", r"blocks.\1.norm1."),
-                (r"^stages\.0\.1\.model\.(\d+)\.1\.norm\.", r"blocks.\1.norm2."),
-                (r"^stages\.0\.1\.model\.(\d+)\.0\.fn\.0\.", r"blocks.\1.mixer.fc1."),
-                (r"^stages\.0\.1\.model\.(\d+)\.0\.fn\.3\.", r"blocks.\1.mixer.fc2."),
-                (r"^stages\.0\.1\.model\.(\d+)\.1\.fn\.0\.", r"blocks.\1.mlp.fc1."),
-                (r"^stages\.0\.1\.model\.(\d+)\.1\.fn\.3\.", r"blocks.\1.mlp.fc2."),
-                (r"^mlp_head\.1\.", "head.fc."),
-            ),
-            check=_check_norm_position,
-        ),
-    )
+    arch_settings: ClassVar[Mapping[str, S2MLPArch]] = {
+        name: S2MLPArch(
+            embed_dim=dim, depth=depth, patch_size=16, mlp_ratio=4, norm=norm
+        )
+        for name, dim, depth, norm in (
+            ("wide", 768, 12, "ln"),
+            ("deep", 384, 36, "affine"),
+        )
+    }
+    mini_arch = S2MLPArch(embed_dim=160, depth=6, patch_size=16, mlp_ratio=4, norm="ln")
 
     def __init__(
         self,
@@ -176,37 +149,12 @@ class S2MLP(ResampledBackbone):
         norm_position: str = "post",
         stem_norm: bool = True,
         norm_eps: float = 1e-5,
-        pyramid: bool = True,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[ResampledArguments],
     ) -> None:
-        if norm_position not in _POSITIONS:
-            raise ValueError(
-                f"norm_position must be one of {_POSITIONS}, got {norm_position!r}"
-            )
-        if not isinstance(stem_norm, bool):
-            raise TypeError(f"stem_norm must be True or False, got {stem_norm!r}")
-        self.norm_position = norm_position
-        self.stem_norm = stem_norm
+        self.norm_position = one_of("norm_position", norm_position, _POSITIONS)
+        self.stem_norm = switch("stem_norm", stem_norm)
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, with a norm behind it or without."""
@@ -214,7 +162,7 @@ class S2MLP(ResampledBackbone):
             return self.build_patch_embed()
         return NormedConvEmbed(
             self.in_channels,
-            self.arch["embed_dim"],
+            self.arch.embed_dim,
             norm=self._build_norm(),
             kernel_size=self.patch_size,
             stride=self.patch_size,
@@ -223,16 +171,16 @@ class S2MLP(ResampledBackbone):
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks are alike."""
-        dim = self.arch["embed_dim"]
+        dim = self.arch.embed_dim
         # a small scale is for norms behind the branches: in front it would starve them
         post = self.norm_position == "post"
-        scale = affine_scale(self.arch["depth"]) if post else 1.0
+        scale = affine_scale(self.arch.depth) if post else 1.0
         block_class = PostNormBlock if post else MixerBlock
         return block_class(
             norm1=self._build_norm(scale),
             mixer=SpatialShiftMixer(dim),
             norm2=self._build_norm(scale),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratio"])),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
             drop_path_rate=drop_path_rate,
         )
 
@@ -255,17 +203,31 @@ class S2MLP(ResampledBackbone):
         affine = ("norm.alpha", "norm.beta", "out_norms.3.alpha", "out_norms.3.beta")
         return {key: value for key, value in weights.items() if key not in affine}
 
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        if arch["norm"] not in _NORMS:
-            raise ValueError(
-                f"arch field 'norm' of {cls.__name__} must be one of {_NORMS}, got "
-                f"{arch['norm']!r}"
-            )
-
     def _build_norm(self, scale: float = 1.0) -> nn.Module:
-        dim = self.arch["embed_dim"]
-        if self.arch["norm"] == "affine":
+        dim = self.arch.embed_dim
+        if self.arch.norm == "affine":
             return Affine(dim, scale=scale)
         return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="S2-MLP as this package's reference cases have it",
+            signature=r"^patch_embed\.proj\.weight",
+            renames=((r"^patch_embed\.", "stem."),),
+        ),
+        CheckpointLayout(
+            name="S2-MLP re-implementation (liuruiyang98/Jittor-MLP)",
+            signature=r"^stages\.0\.1\.model\.\d+\.0\.fn\.0\.weight",
+            renames=(
+                (r"^stages\.0\.0\.", "stem.proj."),
+                (r"^stages\.0\.1\.model\.(\d+)\.0\.norm\.", r"blocks.\1.norm1."),
+                (r"^stages\.0\.1\.model\.(\d+)\.1\.norm\.", r"blocks.\1.norm2."),
+                (r"^stages\.0\.1\.model\.(\d+)\.0\.fn\.0\.", r"blocks.\1.mixer.fc1."),
+                (r"^stages\.0\.1\.model\.(\d+)\.0\.fn\.3\.", r"blocks.\1.mixer.fc2."),
+                (r"^stages\.0\.1\.model\.(\d+)\.1\.fn\.0\.", r"blocks.\1.mlp.fc1."),
+                (r"^stages\.0\.1\.model\.(\d+)\.1\.fn\.3\.", r"blocks.\1.mlp.fc2."),
+                (r"^mlp_head\.1\.", "head.fc."),
+            ),
+            check=_check_norm_position,
+        ),
+    )

@@ -4,25 +4,38 @@ Paper: arXiv 2108.13002. Facts follow the authors' release (microsoft/SPACH, MIT
 licence); the code is written anew.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.resampled import ResampledBackbone
+from mlp_backbones.arguments import (
+    not_negative,
+    one_of,
+    positive,
+    positive_int,
+    switch,
+)
+from mlp_backbones.backbones.arch import Arch, per_stage, single
+from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
     DropPath,
+    LayerScale,
+    TokenGrid,
     TokenMLP,
     apply_norm,
     join_windows,
     partition_windows,
-    resolve_image_size,
 )
 from mlp_backbones.registry import MODELS
 
@@ -81,7 +94,7 @@ class PatchStem(nn.Module):
         return self.norm(x.contiguous())
 
 
-class PatchMerge(nn.Module):
+class NormedMerge(nn.Module):
     """Halve both sides by a convolution, then norm the whole map at once.
 
     Args:
@@ -159,7 +172,7 @@ class SpachBlock(nn.Module):
         dim: Channels in and out.
         mixer: Spatial mixer, (B, H, W, C) to (B, H, W, C), or None for none.
         hidden_dim: Width of the channel MLP.
-        layer_scale: Start of the learnt scale of the mixer's channels.
+        layer_scale: Initial value of the learnt scale of the mixer's channels.
         norm_eps: Epsilon of the layer norms.
         drop_path_rate: Stochastic depth rate of mixer and channel MLP.
     """
@@ -178,18 +191,18 @@ class SpachBlock(nn.Module):
         self.mixer = mixer
         if mixer is not None:
             self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
-            self.gamma = nn.Parameter(torch.full((dim,), layer_scale))
+            self.layer_scale = LayerScale(dim, layer_scale)
         self.cpe = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = ChannelMLP(dim, hidden_dim)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         # (B, H, W, C) -> (B, C, H, W) and back: views in channels_last memory format
         y = x + self.cpe(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if self.mixer is not None:
-            y = y + self.drop_path(self.gamma * self.mixer(self.norm1(x)))
+            y = y + self.drop_path(self.layer_scale(self.mixer(self.norm1(x))))
         return y + self.drop_path(self.mlp(self.norm2(y)))
 
 
@@ -205,7 +218,6 @@ def _rename_layer(match: re.Match[str]) -> str:
 _RENAMES = (
     (r"^norm1\.", "stem.norm."),
     (r"^norm2\.", "norm."),
-    (r"^head\.", "head.fc."),
     (r"^stem\.proj\.([036])\.", lambda m: f"stem.convs.{int(m[1]) // 3}."),
     (r"^stem\.proj\.([147])\.", lambda m: f"stem.norms.{int(m[1]) // 3}."),
     (r"^stem\.proj\.9\.", "stem.proj."),
@@ -215,8 +227,68 @@ _RENAMES = (
     (r"\.spatial_func\.", ".mixer."),
     (r"\.cpe_net\.net\.1\.", ".cpe."),
     (r"\.channel_func\.", ".mlp."),
-    (r"\.gamma_1$", ".gamma"),
+    (r"\.gamma_1$", ".layer_scale.gamma"),
 )
+
+
+def _blocks(name: str, stage: Any) -> tuple[tuple[str, int], ...]:
+    """Check the pairs of one stage: what mixes, and in how many blocks."""
+    if isinstance(stage, str) or not isinstance(stage, Sequence):
+        raise ValueError(f"{name} must hold pairs for each stage, got {stage!r}")
+    for pair in stage:
+        if (
+            isinstance(pair, str)
+            or not isinstance(pair, Sequence)
+            or len(pair) != 2
+            or pair[0] not in KINDS
+            or type(pair[1]) is not int
+            or pair[1] < 1
+        ):
+            raise ValueError(
+                f"{name} must hold, for each stage, pairs of one of {KINDS} and a "
+                f"positive number, got {pair!r}"
+            )
+    return tuple((kind, count) for kind, count in stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SPACHArch(Arch):
+    """One stride, or four stages if ``multi_stage``, and what mixes in each block."""
+
+    embed_dims: tuple[int, ...] = per_stage(positive_int)
+    net_arch: tuple[tuple[tuple[str, int], ...], ...] = per_stage(_blocks)
+    num_heads: int = single(positive_int)
+    mlp_ratio: float = single(positive)
+    token_ratio: float = single(positive)
+    patch_size: int = single(positive_int)
+    stem_type: str = single(partial(one_of, choices=STEMS))
+    multi_stage: bool = single(switch)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stem_type == "conv4" and self.patch_size % 2:
+            raise ValueError(
+                "arch field 'patch_size' must be even with a conv4 stem, got "
+                f"{self.patch_size}"
+            )
+        for dim, stage in zip(self.embed_dims, self.net_arch, strict=True):
+            if "attn" in dict(stage) and dim % self.num_heads:
+                raise ValueError(f"{self.num_heads} heads do not divide {dim} channels")
+        if not self.multi_stage and len(set(self.embed_dims)) > 1:
+            raise ValueError(
+                "arch field 'embed_dims' must hold one number four times where "
+                f"'multi_stage' is False, got {self.embed_dims!r}"
+            )
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return self.embed_dims
+
+    @property
+    def stage_depths(self) -> tuple[int, ...]:
+        """Number of blocks of each stage."""
+        return tuple(sum(count for _, count in stage) for stage in self.net_arch)
 
 
 def _read_net_arch(text: str) -> tuple[tuple[tuple[str, int], ...], ...]:
@@ -244,9 +316,6 @@ class SPACH(ResampledBackbone):
             ``attn`` and a number of blocks), ``num_heads`` (the same in all stages),
             ``mlp_ratio``, ``token_ratio``, ``patch_size``, ``stem_type`` and
             ``multi_stage``.
-        pyramid: Whether the maps come at strides 4, 8, 16 and 32, see
-            :class:`ResampledBackbone`. Archs with four stages have them anyway, with
-            the official sizes: borders that fill no patch are dropped.
         image_size: Side of the training images, or height and width, in pixels.
         grid: ``"window"`` mixes inside windows of the training grid,
             ``"interpolate"`` resamples the token MLPs; see
@@ -258,19 +327,7 @@ class SPACH(ResampledBackbone):
         layer_scale: Start of the learnt scale of the spatial mixers.
         norm_eps: Epsilon of all layer norms.
         down_norm_eps: Epsilon of the group norms between stages.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Whether the batch norms of a ``conv4`` stem keep their statistics.
-        drop_path_rate: Stochastic depth rate of the last block; archs of one stride
-            use it in all blocks, as the authors do.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -280,21 +337,23 @@ class SPACH(ResampledBackbone):
     """
 
     family = "spach"
+    grid_modes = ("window", "interpolate")
+    zero_head = True
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": (dim, 2 * dim, 4 * dim, 8 * dim)
+    arch_settings: ClassVar[Mapping[str, SPACHArch]] = {
+        name: SPACHArch(
+            embed_dims=(dim, 2 * dim, 4 * dim, 8 * dim)
             if name.startswith("ms_")
             else (dim,) * 4,
-            "net_arch": _read_net_arch(net_arch),
-            "num_heads": dim // 32,
-            "mlp_ratio": ratio,
-            "token_ratio": 0.5,
-            "patch_size": 4 if name.startswith("ms_") else 16,
-            "stem_type": "conv4" if name.endswith("_plus") else "conv1",
-            "multi_stage": name.startswith("ms_"),
-        }
+            net_arch=_read_net_arch(net_arch),
+            num_heads=dim // 32,
+            mlp_ratio=ratio,
+            token_ratio=0.5,
+            patch_size=4 if name.startswith("ms_") else 16,
+            stem_type="conv4" if name.endswith("_plus") else "conv1",
+            multi_stage=name.startswith("ms_"),
+        )
         for name, dim, ratio, net_arch in (
             ("ms_xxs_conv", 64, 2, "pass 2; pass 2; pass 6; pass 2"),
             ("ms_xxs_mlp", 64, 2, "pass 2; mlp 2; mlp 6; mlp 2"),
@@ -320,43 +379,22 @@ class SPACH(ResampledBackbone):
         )
     }
     # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "net_arch": _read_net_arch("pass 1; mlp 1; mlp 1, attn 1; attn 1"),
-        "num_heads": 2,
-        "mlp_ratio": 2,
-        "token_ratio": 0.5,
-        "patch_size": 4,
-        "stem_type": "conv1",
-        "multi_stage": True,
-    }
-    zero_head = True
-    official_names: ClassVar[dict[str, str]] = {
-        name: re.sub(
-            r"^(.*)_(conv|mlp|attn|hybrid|hybrid_plus)$",
-            r"spach_\1_patch4_224_\2"
-            if name.startswith("ms_")
-            else r"spach_\1_patch16_224_\2",
-            name,
-        )
-        for name in arch_settings
-    }
-    classifier_arguments: ClassVar[dict[str, Any]] = {"pyramid": False}
-    grid_modes: ClassVar[tuple[str, ...]] = ("window", "interpolate")
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="SPACH release",
-            signature=r"^(blocks|layer\d)\.\d+\.cpe_net\.net\.1\.weight",
-            renames=_RENAMES,
-        ),
+    mini_arch = SPACHArch(
+        embed_dims=(32, 64, 128, 192),
+        net_arch=_read_net_arch("pass 2; mlp 2; mlp 1, attn 1; attn 1"),
+        num_heads=4,
+        mlp_ratio=4,
+        token_ratio=0.5,
+        patch_size=4,
+        stem_type="conv1",
+        multi_stage=True,
     )
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64, "layer_scale": 0.1}
 
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "ms_xxs_conv",
         *,
-        pyramid: bool = True,
         image_size: int | Sequence[int] = 224,
         grid: str = "window",
         shift_windows: bool = False,
@@ -364,107 +402,32 @@ class SPACH(ResampledBackbone):
         layer_scale: float = 1e-4,
         norm_eps: float = 1e-6,
         down_norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[ResampledArguments],
     ) -> None:
-        if grid not in self.grid_modes:
-            raise ValueError(f"grid must be one of {self.grid_modes}, got {grid!r}")
-        if not isinstance(shift_windows, bool):
-            raise TypeError(
-                f"shift_windows must be True or False, got {shift_windows!r}"
-            )
-        if attention_window is not None and (
-            type(attention_window) is not int or attention_window < 1
-        ):
-            raise ValueError(
-                "attention_window must be a positive number of tokens or None, got "
-                f"{attention_window!r}"
-            )
-        patch_size = self.resolve_arch(arch)["patch_size"]
-        sides = resolve_image_size(image_size, patch_size)
-        self.grid_size = (sides[0] // patch_size, sides[1] // patch_size)
-        self.grid = grid
-        self.shift_windows = shift_windows
-        self.attention_window = attention_window
-        self.layer_scale = layer_scale
-        self.norm_eps = norm_eps
-        self.down_norm_eps = down_norm_eps
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+        fields = self.resolve_arch(arch)
+        self.constant_drop_path = not fields.multi_stage
+        self.token_grid = TokenGrid.of_image(
+            image_size,
+            [fields.patch_size << stage * fields.multi_stage for stage in range(4)],
+            mode=one_of("grid", grid, self.grid_modes),
+            shift_windows=shift_windows,
         )
-
-    @classmethod
-    def stage_depths(cls, arch: Mapping[str, Any]) -> tuple[int, ...]:
-        """Return the number of blocks of each stage."""
-        return tuple(sum(count for _, count in stage) for stage in arch["net_arch"])
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        for stage in arch["net_arch"]:
-            for pair in stage:
-                if (
-                    isinstance(pair, str)
-                    or not isinstance(pair, Sequence)
-                    or len(pair) != 2
-                    or pair[0] not in KINDS
-                    or type(pair[1]) is not int
-                    or pair[1] < 1
-                ):
-                    raise ValueError(
-                        "arch field 'net_arch' of SPACH must hold, for each stage, "
-                        f"pairs of one of {KINDS} and a positive number, got {pair!r}"
-                    )
-        if arch["stem_type"] not in STEMS:
-            raise ValueError(
-                f"arch field 'stem_type' of SPACH must be one of {STEMS}, got "
-                f"{arch['stem_type']!r}"
-            )
-        if arch["stem_type"] == "conv4" and arch["patch_size"] % 2:
-            raise ValueError(
-                "arch field 'patch_size' of SPACH must be even with a conv4 stem, got "
-                f"{arch['patch_size']}"
-            )
-        for dim, stage in zip(arch["embed_dims"], arch["net_arch"], strict=True):
-            if "attn" in dict(stage) and dim % arch["num_heads"]:
-                raise ValueError(
-                    f"{arch['num_heads']} heads do not divide {dim} channels"
-                )
-        if not arch["multi_stage"] and len(set(arch["embed_dims"])) > 1:
-            raise ValueError(
-                "arch field 'embed_dims' of SPACH must hold one number four times "
-                f"where 'multi_stage' is False, got {arch['embed_dims']!r}"
-            )
+        self.attention_window = attention_window
+        if attention_window is not None:
+            positive_int("attention_window", attention_window)
+        self.layer_scale = not_negative("layer_scale", layer_scale)
+        self.norm_eps = norm_eps
+        self.down_norm_eps = positive("down_norm_eps", down_norm_eps)
+        super().__init__(arch, **common)
 
     @property
     def fills_up_images(self) -> bool:
         """Whether images are filled up: four stages take any size by themselves."""
-        return not self.arch["multi_stage"]
+        return not self.arch.multi_stage
 
     def _transitions(self) -> tuple[bool, ...]:
-        multi_stage = self.arch["multi_stage"]
+        multi_stage = self.arch.multi_stage
         return (multi_stage, multi_stage, multi_stage, False)
-
-    def _drop_path_rates(self, drop_path_rate: float) -> list[list[float]]:
-        rates = super()._drop_path_rates(drop_path_rate)
-        if self.arch["multi_stage"]:
-            return rates
-        return [[drop_path_rate] * len(stage) for stage in rates]
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding with its layer norm."""
@@ -472,16 +435,16 @@ class SPACH(ResampledBackbone):
             self.in_channels,
             self.embed_dims[0],
             patch_size=self.patch_size,
-            stem_type=self.arch["stem_type"],
+            stem_type=self.arch.stem_type,
             norm_eps=self.norm_eps,
         )
 
     def build_downsample(self, stage: int) -> nn.Module | None:
         """Build the normed convolution between two stages of a multi-stage arch."""
-        if not self.arch["multi_stage"]:
+        if not self.arch.multi_stage:
             return None
         before, after = self.embed_dims[stage - 1 : stage + 1]
-        return PatchMerge(before, after, norm_eps=self.down_norm_eps)
+        return NormedMerge(before, after, norm_eps=self.down_norm_eps)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block, with the spatial mixer that the arch names for it."""
@@ -489,7 +452,7 @@ class SPACH(ResampledBackbone):
         return SpachBlock(
             dim,
             mixer=self._build_mixer(stage, block),
-            hidden_dim=int(dim * self.arch["mlp_ratio"]),
+            hidden_dim=int(dim * self.arch.mlp_ratio),
             layer_scale=self.layer_scale,
             norm_eps=self.norm_eps,
             drop_path_rate=drop_path_rate,
@@ -497,34 +460,24 @@ class SPACH(ResampledBackbone):
 
     def _build_mixer(self, stage: int, block: int) -> nn.Module | None:
         kinds = [
-            kind for kind, count in self.arch["net_arch"][stage] for _ in range(count)
+            kind for kind, count in self.arch.net_arch[stage] for _ in range(count)
         ]
         dim = self.embed_dims[stage]
         if kinds[block] == "attn":
             return TokenAttention(
-                dim, self.arch["num_heads"], window=self.attention_window
+                dim, self.arch.num_heads, window=self.attention_window
             )
         if kinds[block] == "pass":
             return None
-        halvings = stage if self.arch["multi_stage"] else 0
-        height, width = (max(side >> halvings, 1) for side in self.grid_size)
-        hidden_dim = int(height * width * self.arch["token_ratio"])
+        options = self.token_grid.options(stage, self.block_number(stage, block))
+        num_tokens = math.prod(options["grid_size"])
+        hidden_dim = int(num_tokens * self.arch.token_ratio)
         if hidden_dim < 1:
             raise ValueError(
-                f"token_ratio {self.arch['token_ratio']} of the {height * width} "
-                f"tokens of stage {stage} is less than one; image_size must be larger"
+                f"token_ratio {self.arch.token_ratio} of the {num_tokens} tokens of "
+                f"stage {stage} is less than one; image_size must be larger"
             )
-        shifts = self.shift_windows and (sum(self.depths[:stage]) + block) % 2 == 1
-        return TokenMLP(
-            (height, width),
-            hidden_dim,
-            grid=self.grid,
-            window_offset=(height // 2, width // 2) if shifts else (0, 0),
-        )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the layer norm of one returned map."""
-        return nn.LayerNorm(dim, eps=self.norm_eps)
+        return TokenMLP(hidden_dim=hidden_dim, **options)
 
     def _init_module(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
@@ -534,3 +487,21 @@ class SPACH(ResampledBackbone):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+    official_names: ClassVar[Mapping[str, str]] = {
+        name: re.sub(
+            r"^(.*)_(conv|mlp|attn|hybrid|hybrid_plus)$",
+            r"spach_\1_patch4_224_\2"
+            if name.startswith("ms_")
+            else r"spach_\1_patch16_224_\2",
+            name,
+        )
+        for name in arch_settings
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="SPACH release",
+            signature=r"^(blocks|layer\d)\.\d+\.cpe_net\.net\.1\.weight",
+            renames=_RENAMES,
+        ),
+    )

@@ -6,13 +6,23 @@ the code is written anew.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.axial import AxialBackbone, name_stages
+from mlp_backbones.arguments import one_of, positive, positive_int, switch
+from mlp_backbones.backbones.arch import TwoStrideArch, per_stage
+from mlp_backbones.backbones.resampled import (
+    ResampledArguments,
+    ResampledBackbone,
+    two_stride_grid,
+)
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import AxialMixer, channel_linear, resize_axis
+from mlp_backbones.checkpoints.renames import tell_downsamplings
+from mlp_backbones.layers import AxialMixer, ChannelMLP, MixerBlock, resize_axis
+from mlp_backbones.ops import channel_linear
 from mlp_backbones.registry import MODELS
 
 
@@ -44,8 +54,8 @@ class PermuteMixer(AxialMixer):
         super().__init__(dim, qkv_bias=qkv_bias, grid_size=grid_size, **options)
         self.num_segments = num_segments
         height, width = (side * (dim // num_segments) for side in grid_size)
-        self.height = nn.Linear(height, height, bias=qkv_bias)
-        self.width = nn.Linear(width, width, bias=qkv_bias)
+        self.along_height = nn.Linear(height, height, bias=qkv_bias)
+        self.along_width = nn.Linear(width, width, bias=qkv_bias)
 
     def mix_lines(
         self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
@@ -67,7 +77,7 @@ class PermuteMixer(AxialMixer):
         """
         weights = []
         for linear, old, new in zip(
-            (self.height, self.width), self.grid_size, size, strict=True
+            (self.along_height, self.along_width), self.grid_size, size, strict=True
         ):
             # (C, C) -> (L', S, L, S)
             weight = linear.weight.unflatten(1, (old, -1)).unflatten(0, (old, -1))
@@ -84,8 +94,24 @@ def _mix(lines: Tensor, *weights: Tensor) -> Tensor:
     return channel_linear(lines.flatten(-2), *weights).unflatten(-1, lines.shape[-2:])
 
 
+@dataclass(frozen=True, kw_only=True)
+class PermutatorArch(TwoStrideArch):
+    """Two strides; ``segment_dims`` is also the side of the grid, in tokens."""
+
+    segment_dims: tuple[int, ...] = per_stage(positive_int)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for dim, segments in zip(self.embed_dims, self.segment_dims, strict=True):
+            if dim % segments:
+                raise ValueError(
+                    "arch field 'segment_dims' must divide 'embed_dims': "
+                    f"{dim} channels make no {segments} segments"
+                )
+
+
 @MODELS.register_module()
-class VisionPermutator(AxialBackbone):
+class VisionPermutator(ResampledBackbone):
     """Vision Permutator, one or two strides, and a pyramid made of them.
 
     The weights that mix lines belong to a grid of 32 x 32 tokens before the stride
@@ -97,8 +123,6 @@ class VisionPermutator(AxialBackbone):
             ``embed_dims``, ``depths``, ``segment_dims`` (the number of segments, and
             the side of the grid), ``transitions`` and ``mlp_ratios``, four values
             each, and ``patch_size``.
-        pyramid: See :class:`ResampledBackbone`: whether the maps are brought to
-            strides 4, 8, 16 and 32.
         image_size: Side of the training images, or height and width, in pixels of
             the official network, where the weights belong to another grid than
             ``segment_dims`` says.
@@ -110,18 +134,7 @@ class VisionPermutator(AxialBackbone):
         qkv_bias: Whether the three branches of the mixer have a bias.
         skip_lam: Divisor of both residual branches.
         norm_eps: Epsilon of the blocks' and output layer norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The levels whose maps are returned.
-        out_norm: Whether each returned map passes a layer norm of its own.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Without effect here: layer norms keep no statistics.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`ResampledBackbone`.
 
     Example:
         >>> import torch
@@ -131,15 +144,15 @@ class VisionPermutator(AxialBackbone):
     """
 
     family = "vip"
-    grid_field = "segment_dims"
+    grid_modes = ("window", "interpolate")
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": dims, "depths": depths, "segment_dims": segments,
-            "transitions": tuple(stage == merge for stage in range(4)),
-            "mlp_ratios": (3, 3, 3, 3), "patch_size": patch_size,
-        }
+    arch_settings: ClassVar[Mapping[str, PermutatorArch]] = {
+        name: PermutatorArch(
+            embed_dims=dims, depths=depths, segment_dims=segments,
+            transitions=tuple(stage == merge for stage in range(4)),
+            mlp_ratios=(3, 3, 3, 3), patch_size=patch_size,
+        )
         for name, patch_size, dims, depths, segments, merge in (
             ("s14", 14, (384, 384, 384, 384), (4, 3, 8, 3), (16, 16, 16, 16), None),
             ("s7", 7, (192, 384, 384, 384), (4, 3, 8, 3), (32, 16, 16, 16), 0),
@@ -147,15 +160,51 @@ class VisionPermutator(AxialBackbone):
             ("l7", 7, (256, 512, 512, 512), (8, 8, 16, 4), (32, 16, 16, 16), 0),
         )
     }
+    mini_arch = PermutatorArch(
+        embed_dims=(96, 144, 144, 144), depths=(3, 2, 2, 1),
+        segment_dims=(24, 12, 12, 12), transitions=(True, False, False, False),
+        mlp_ratios=(3, 3, 3, 3), patch_size=7,
+    )
     # fmt: on
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (24, 48, 48, 48),
-        "depths": (1, 1, 2, 1),
-        "segment_dims": (6, 3, 3, 3),
-        "transitions": (True, False, False, False),
-        "mlp_ratios": (3, 3, 3, 3),
-        "patch_size": 8,
-    }
+    mini_options: ClassVar[dict[str, Any]] = {"image_size": 64}
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] = "s7",
+        *,
+        image_size: int | Sequence[int] | None = None,
+        grid: str = "window",
+        shift_windows: bool = False,
+        qkv_bias: bool = False,
+        skip_lam: float = 1.0,
+        norm_eps: float = 1e-5,
+        **common: Unpack[ResampledArguments],
+    ) -> None:
+        self.qkv_bias = switch("qkv_bias", qkv_bias)
+        self.skip_lam = positive("skip_lam", skip_lam)
+        self.norm_eps = norm_eps
+        fields, mode = self.resolve_arch(arch), one_of("grid", grid, self.grid_modes)
+        self.token_grid = two_stride_grid(
+            fields, fields.segment_dims, image_size, mode, shift_windows
+        )
+        super().__init__(arch, **common)
+
+    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
+        """Build one block; those of a stage differ in where their windows begin."""
+        dim = self.embed_dims[stage]
+        return MixerBlock(
+            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+            mixer=PermuteMixer(
+                dim,
+                num_segments=self.arch.segment_dims[stage],
+                qkv_bias=self.qkv_bias,
+                **self.token_grid.options(stage, self.block_number(stage, block)),
+            ),
+            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
+            drop_path_rate=drop_path_rate,
+            branch_scale=1.0 / self.skip_lam,
+        )
 
     checkpoint_layouts = (
         CheckpointLayout(
@@ -163,69 +212,11 @@ class VisionPermutator(AxialBackbone):
             signature=r"^network\.\d+\.\d+\.attn\.mlp_h\.weight",
             renames=(
                 (r"^patch_embed\.", "stem."),
-                (r"\.attn\.mlp_h\.", ".mixer.height."),
-                (r"\.attn\.mlp_w\.", ".mixer.width."),
+                (r"\.attn\.mlp_h\.", ".mixer.along_height."),
+                (r"\.attn\.mlp_w\.", ".mixer.along_width."),
                 (r"\.attn\.mlp_c\.", ".mixer.channel."),
                 (r"\.attn\.", ".mixer."),
-                (r"^head\.", "head.fc."),
             ),
-            convert=name_stages,
+            convert=tell_downsamplings,
         ),
     )
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Any] = "s7",
-        *,
-        pyramid: bool = True,
-        image_size: int | Sequence[int] | None = None,
-        grid: str = "window",
-        shift_windows: bool = False,
-        qkv_bias: bool = False,
-        skip_lam: float = 1.0,
-        norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-    ) -> None:
-        super().__init__(
-            arch,
-            pyramid=pyramid,
-            image_size=image_size,
-            grid=grid,
-            shift_windows=shift_windows,
-            qkv_bias=qkv_bias,
-            skip_lam=skip_lam,
-            norm_eps=norm_eps,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-
-    def build_mixer(self, stage: int, **options: Any) -> PermuteMixer:
-        """Build the token mixer of one block."""
-        return PermuteMixer(
-            self.embed_dims[stage],
-            num_segments=self.arch["segment_dims"][stage],
-            **options,
-        )
-
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        for dim, segments in zip(arch["embed_dims"], arch["segment_dims"], strict=True):
-            if dim % segments:
-                raise ValueError(
-                    "arch field 'segment_dims' of VisionPermutator must divide "
-                    f"'embed_dims': {dim} channels make no {segments} segments"
-                )

@@ -4,16 +4,21 @@ Paper: arXiv 2111.12294, CVPR 2022. Weights and facts follow the authors' releas
 (ggjy/Hire-Wave-MLP.pytorch, MIT licence); the code is written anew.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
-from mlp_backbones.backbones.base import MLPBackbone
+from mlp_backbones.arguments import odd, one_of, switch
+from mlp_backbones.backbones.arch import PyramidArch, single
+from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -21,8 +26,8 @@ from mlp_backbones.layers import (
     NormedConvEmbed,
     SplitAttention,
     apply_norm,
-    fold_batch_norm,
 )
+from mlp_backbones.ops import fold_batch_norm
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/huawei-noah/CV-Backbones/releases/download/wavemlp/"
@@ -124,12 +129,12 @@ class PhaseAwareMixer(nn.Module):
         norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.amplitude_h = ChannelLinear(dim, dim, bias=qkv_bias)
-        self.amplitude_w = ChannelLinear(dim, dim, bias=qkv_bias)
-        self.phase_h = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
-        self.phase_w = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
-        self.mix_h = WaveMix(dim, axis=2, window=window)  # "h" for horizontal
-        self.mix_w = WaveMix(dim, axis=1, window=window)
+        self.amplitude_along_width = ChannelLinear(dim, dim, bias=qkv_bias)
+        self.amplitude_along_height = ChannelLinear(dim, dim, bias=qkv_bias)
+        self.phase_along_width = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
+        self.phase_along_height = PhaseEstimator(dim, kind=phase, norm_eps=norm_eps)
+        self.mix_along_width = WaveMix(dim, axis=2, window=window)
+        self.mix_along_height = WaveMix(dim, axis=1, window=window)
         self.channel = ChannelLinear(dim, dim, bias=qkv_bias)
         self.reweight = SplitAttention(dim)
         self.proj = ChannelLinear(dim, dim)
@@ -137,8 +142,12 @@ class PhaseAwareMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         branches = (
-            self.mix_h(self.amplitude_h(x), self.phase_h(x)),
-            self.mix_w(self.amplitude_w(x), self.phase_w(x)),
+            self.mix_along_width(
+                self.amplitude_along_width(x), self.phase_along_width(x)
+            ),
+            self.mix_along_height(
+                self.amplitude_along_height(x), self.phase_along_height(x)
+            ),
             self.channel(x),
         )
         return self.proj(self.reweight(branches))
@@ -152,11 +161,14 @@ def _depthwise(
     return x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
 
 
-def _rename_stage(match: re.Match[str]) -> str:
-    index = int(match[1])  # even: stage index // 2; odd: the downsampling behind it
-    if index % 2 == 0:
-        return f"stages.{index // 2}.blocks."
-    return f"stages.{(index + 1) // 2}.downsample."
+@dataclass(frozen=True, kw_only=True)
+class WaveMLPArch(PyramidArch):
+    """Four stages, and what kinds of phases and norms all of them have."""
+
+    phase: str = single(partial(one_of, choices=_PHASES))
+    norm: str = single(partial(one_of, choices=_NORMS))
+    downsample_norm: bool = single(switch)
+    window: int = single(odd)
 
 
 @MODELS.register_module()
@@ -178,19 +190,7 @@ class WaveMLP(MLPBackbone):
             ``window``, the odd number of tokens mixed along an axis.
         qkv_bias: Whether amplitudes and the channel branch have a bias.
         norm_eps: Epsilon of all norms.
-        in_channels: See :class:`MLPBackbone`, as all that follow.
-        out_indices: The stages whose maps are returned.
-        out_norm: Whether each returned map passes a norm of its own, of the arch's
-            kind.
-        frozen_stages: How many stages are frozen.
-        norm_eval: Whether batch norms keep their running statistics in training.
-        drop_path_rate: Stochastic depth rate of the last block.
-        with_cp: Whether blocks are recomputed in the backward pass.
-        init_cfg: MMEngine's initialisation config.
-
-    Raises:
-        TypeError: If an argument has the wrong type.
-        ValueError: If an argument has an impossible value.
+        common: See :class:`MLPBackbone`.
 
     Example:
         >>> import torch
@@ -202,12 +202,11 @@ class WaveMLP(MLPBackbone):
     family = "wave_mlp"
 
     # fmt: off
-    arch_settings: ClassVar[dict[str, dict[str, Any]]] = {
-        name: {
-            "embed_dims": dims, "depths": depths, "mlp_ratios": ratios,
-            "phase": phase, "norm": norm, "downsample_norm": downsample_norm,
-            "window": 7,
-        }
+    arch_settings: ClassVar[Mapping[str, WaveMLPArch]] = {
+        name: WaveMLPArch(
+            embed_dims=dims, depths=depths, mlp_ratios=ratios, phase=phase, norm=norm,
+            downsample_norm=downsample_norm, window=7,
+        )
         for name, dims, depths, ratios, phase, norm, downsample_norm in (
             ("t_dw", (64, 128, 320, 512), (2, 2, 4, 2), (4, 4, 4, 4),
              "depthwise", "batch_norm", True),
@@ -221,43 +220,11 @@ class WaveMLP(MLPBackbone):
              "pointwise", "group_norm_1", False),
         )
     }
-    # fmt: on
-
-    mini_arch: ClassVar[dict[str, Any]] = {
-        "embed_dims": (16, 32, 48, 64),
-        "depths": (1, 1, 2, 1),
-        "mlp_ratios": (4, 4, 4, 4),
-        "phase": "pointwise",
-        "norm": "batch_norm",
-        "downsample_norm": True,
-        "window": 7,
-    }
-
-    released_weights: ClassVar[dict[str, str]] = {
-        name: f"{_RELEASE}WaveMLP_{official}.pth.tar"
-        for name, official in (("t_dw", "T_dw"), ("t", "T"), ("s", "S"), ("m", "M"))
-    }
-
-    checkpoint_layouts = (
-        CheckpointLayout(
-            name="Wave-MLP release",
-            signature=r"^network\.\d+\.\d+\.attn\.tfc_h\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"^network\.(\d+)\.", _rename_stage),
-                (r"\.attn\.fc_c\.", ".mixer.channel."),
-                (r"\.attn\.fc_([hw])\.", r".mixer.amplitude_\1."),
-                (r"\.attn\.tfc_([hw])\.", r".mixer.mix_\1."),
-                (r"\.attn\.theta_([hw])_conv\.0\.", r".mixer.phase_\1.fc."),
-                (r"\.attn\.theta_([hw])_conv\.1\.", r".mixer.phase_\1.norm."),
-                (r"\.attn\.", ".mixer."),
-                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
-                (r"^head\.", "head.fc."),
-            ),
-            # a profiler's counters: the authors' hub script takes them out as well
-            drops=(r"(^|\.)total_(ops|params)$",),
-        ),
+    mini_arch = WaveMLPArch(
+        embed_dims=(32, 64, 128, 192), depths=(1, 2, 2, 1), mlp_ratios=(4, 4, 4, 4),
+        phase="pointwise", norm="batch_norm", downsample_norm=True, window=7,
     )
+    # fmt: on
 
     def __init__(
         self,
@@ -265,28 +232,11 @@ class WaveMLP(MLPBackbone):
         *,
         qkv_bias: bool = False,
         norm_eps: float = 1e-5,
-        in_channels: int = 3,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        out_norm: bool = True,
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        with_cp: bool = False,
-        init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        **common: Unpack[CommonArguments],
     ) -> None:
-        self.qkv_bias = qkv_bias
+        self.qkv_bias = switch("qkv_bias", qkv_bias)
         self.norm_eps = norm_eps
-        super().__init__(
-            arch,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            out_norm=out_norm,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
@@ -307,19 +257,19 @@ class WaveMLP(MLPBackbone):
             norm1=self.build_out_norm(dim),
             mixer=PhaseAwareMixer(
                 dim,
-                phase=self.arch["phase"],
-                window=self.arch["window"],
+                phase=self.arch.phase,
+                window=self.arch.window,
                 qkv_bias=self.qkv_bias,
                 norm_eps=self.norm_eps,
             ),
             norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch["mlp_ratios"][stage])),
+            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
             drop_path_rate=drop_path_rate,
         )
 
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build a norm of the arch's kind, for ``apply_norm``."""
-        if self.arch["norm"] == "batch_norm":
+        if self.arch.norm == "batch_norm":
             return nn.BatchNorm2d(dim, eps=self.norm_eps)
         return nn.GroupNorm(1, dim, eps=self.norm_eps)
 
@@ -333,7 +283,7 @@ class WaveMLP(MLPBackbone):
         padding: int,
     ) -> nn.Module:
         dim = self.embed_dims[stage]
-        normed = self.arch["downsample_norm"]
+        normed = self.arch.downsample_norm
         return NormedConvEmbed(
             in_channels,
             dim,
@@ -347,17 +297,29 @@ class WaveMLP(MLPBackbone):
     def _init_module(self, module: nn.Module) -> None:
         """Keep torch's start: the release initialises its classifier's head alone."""
 
-    @classmethod
-    def _check_arch(cls, arch: dict[str, Any]) -> None:
-        super()._check_arch(arch)
-        for field, allowed in (("phase", _PHASES), ("norm", _NORMS)):
-            if arch[field] not in allowed:
-                raise ValueError(
-                    f"arch field {field!r} of {cls.__name__} must be one of "
-                    f"{', '.join(allowed)}, got {arch[field]!r}"
-                )
-        if arch["window"] % 2 == 0:
-            raise ValueError(
-                f"arch field 'window' of {cls.__name__} must be odd, got "
-                f"{arch['window']!r}"
-            )
+    released_weights: ClassVar[Mapping[str, str]] = {
+        name: f"{_RELEASE}WaveMLP_{official}.pth.tar"
+        for name, official in (("t_dw", "T_dw"), ("t", "T"), ("s", "S"), ("m", "M"))
+    }
+    checkpoint_layouts = (
+        CheckpointLayout(
+            name="Wave-MLP release",
+            signature=r"^network\.\d+\.\d+\.attn\.tfc_h\.weight",
+            renames=(
+                (r"^patch_embed\.", "stem."),
+                (r"^network\.(\d+)\.", interleaved_stage),
+                (r"\.attn\.fc_c\.", ".mixer.channel."),
+                (r"\.attn\.(fc|tfc|theta)_h", r".attn.\1_along_width"),  # "horizontal"
+                (r"\.attn\.(fc|tfc|theta)_w", r".attn.\1_along_height"),
+                (r"\.attn\.fc_along", ".mixer.amplitude_along"),
+                (r"\.attn\.tfc_along", ".mixer.mix_along"),
+                (r"\.attn\.theta_along", ".mixer.phase_along"),
+                (r"_conv\.0\.", ".fc."),
+                (r"_conv\.1\.", ".norm."),
+                (r"\.attn\.", ".mixer."),
+                (r"^norm([0246])\.", lambda m: f"out_norms.{int(m[1]) // 2}."),
+            ),
+            # a profiler's counters: the authors' hub script takes them out as well
+            drops=(r"(^|\.)total_(ops|params)$",),
+        ),
+    )

@@ -15,7 +15,8 @@ class CheckpointLayout:
     """One family's rename table for one source of checkpoints.
 
     The names it leads to are those of the backbone, plus ``norm.*`` for the
-    classifier's final norm and ``head.fc.*`` for the classifier. Where a file numbers
+    classifier's final norm and ``head.fc.*`` for the classifier, which ``head.*``
+    becomes by itself. Where a file numbers
     its blocks through all stages, ``blocks.{k}.*`` will do: the loader splits them.
 
     Attributes:
@@ -28,7 +29,7 @@ class CheckpointLayout:
         convert: Called with the renamed tensors and the backbone; returns them as the
             backbone has them, for what a rename cannot do.
         arguments: Arguments of the backbone that such weights were made with, given
-            to its ``apply_layout_arguments`` once they are loaded.
+            to its ``apply_noted_arguments`` once they are loaded.
     """
 
     name: str
@@ -51,7 +52,7 @@ class CheckpointLayout:
                 continue
             for pattern, replacement in self.renames:
                 key = re.sub(pattern, replacement, key)
-            renamed[key] = tensor
+            renamed[re.sub(r"^head\.(?!fc\.)", "head.fc.", key)] = tensor
         return renamed
 
 

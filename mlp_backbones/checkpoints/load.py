@@ -97,7 +97,7 @@ def load_pretrained(
     }
     model.load_state_dict(own_names, strict=False)
     if arguments:
-        notes += backbone.apply_layout_arguments(arguments)
+        notes += backbone.apply_noted_arguments(arguments)
     norms_fresh = sorted(key for key in fresh if key.startswith("out_norms."))
     if norms_fresh:
         notes.append(f"output norms start fresh ({len(norms_fresh)} tensors)")

@@ -1,20 +1,17 @@
 """Reading a file of weights without running code from it."""
 
-import argparse
 import hashlib
-import pickle
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_dist_info
-from mmengine.utils.dl_utils import load_url
 from torch import Tensor
+
+from mlp_backbones.checkpoints.torch_file import DamagedFileError, read_torch_file
 
 
 class CheckpointError(ValueError):
@@ -40,7 +37,7 @@ def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors
         source: A ``.safetensors`` file, an ``.npz`` file of named arrays as Flax
             models are published, or a file of ``torch.save`` that holds a state dict,
             plain or under ``state_dict`` or ``model``; or the http(s) address of the
-            latter, which MMEngine's loader downloads and keeps in torch's hub folder.
+            latter, which is downloaded and kept in torch's hub folder.
         sha256: The first digits of the file's SHA-256 hash, checked on download.
 
     Returns:
@@ -108,8 +105,7 @@ def read_file(path: Path) -> Any:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        with _harmless_globals():
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch_file(path)
     except Exception as error:
         raise CheckpointError(
             f"cannot read checkpoint {path}: {_reason(error)}"
@@ -124,18 +120,15 @@ def _download(url: str, sha256: str | None) -> Any:
         file_name = f"{stem}-{sha256}.{suffix}"  # where torch.hub looks for the hash
     else:  # files of one name from two addresses must not pass for each other
         file_name = f"{stem}_{hashlib.sha256(url.encode()).hexdigest()[:8]}.{suffix}"
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    file = folder / file_name
     rank, _ = get_dist_info()
     if rank > 0:
         barrier()  # the first process downloads, the others read its file
     try:
-        with _harmless_globals():
-            return load_url(
-                url,
-                map_location="cpu",
-                file_name=file_name,
-                check_hash=sha256 is not None,
-                weights_only=True,
-            )
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
     except Exception as error:
         raise CheckpointError(
             f"cannot download {url}: {_reason(error)}; name a local file, or no "
@@ -144,62 +137,16 @@ def _download(url: str, sha256: str | None) -> Any:
     finally:
         if rank == 0:
             barrier()
+    try:
+        return read_file(file)
+    except CheckpointError as error:
+        if isinstance(error.__cause__, DamagedFileError):
+            raise CheckpointError(f"{error}; delete it to download it anew") from error
+        raise
 
 
 def _reason(error: Exception) -> str:
-    """Bring an error into one line; torch's say the cause last."""
-    asked = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-    if asked:
-        return f"it asks for {asked[1]}, and nothing but plain data is admitted"
-    if isinstance(error, pickle.UnpicklingError | EOFError | LookupError):
+    """Bring an error into one line."""
+    if isinstance(error, DamagedFileError):
         return "it is damaged, or no file of torch.save"
     return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
-
-
-class _Inert:
-    """Stand for an object in a file whose content this package does not need."""
-
-    def __setstate__(self, state: object) -> None:
-        """Take no state."""
-
-
-class _InertMapping:
-    """Stand for a configuration; torch fills ordered dictionaries and no other kind."""
-
-    def __new__(cls, *_: Any) -> Any:
-        """Return what torch's reader can fill."""
-        return OrderedDict()
-
-
-def _nothing(*_: Any) -> None:
-    """Stand for what a file asks to call and this package does not."""
-
-
-def _harmless_globals() -> AbstractContextManager[Any]:
-    """Admit the plain data classes that training scripts store beside the weights.
-
-    Official scripts store their ``argparse.Namespace``, those in the manner of Swin a
-    yacs configuration; MMEngine stores its histories and numpy arrays. For
-    configurations and histories stand-ins are put. None of them runs code.
-    """
-    if not hasattr(torch.serialization, "safe_globals"):  # torch < 2.5
-        return nullcontext()
-    core = np._core if hasattr(np, "_core") else np.core
-    dtypes = [
-        type(np.dtype(name))
-        for name in ("float64", "float32", "int64", "int32", "bool")
-    ]
-    return torch.serialization.safe_globals(
-        [
-            argparse.Namespace,
-            # a history would look up its methods and write them into its class
-            (_Inert, "mmengine.logging.history_buffer.HistoryBuffer"),
-            (_InertMapping, "yacs.config.CfgNode"),
-            *((_nothing, path) for path in ("getattr", "builtins.getattr")),
-            np.ndarray,
-            np.dtype,
-            core.multiarray._reconstruct,
-            core.multiarray.scalar,
-            *dtypes,
-        ]
-    )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import print_log
 
 from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.errors import UserError, one_line
@@ -178,8 +177,6 @@ def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
     Raises:
         UserError: Naming what is wrong with which file.
     """
-    import torch
-
     if "://" in path and not path.startswith(("http://", "https://")):
         return
     bare = Path(path).suffix in (".safetensors", ".npz")
@@ -188,9 +185,6 @@ def check_checkpoint(path: str, *, whole_model: bool = True) -> None:
             f"{path}: MMEngine loads whole models from files of torch.save only; give "
             "weights of a backbone as model.backbone.init_cfg.checkpoint"
         )
-    if not hasattr(torch.serialization, "safe_globals") and Path(path).is_file():
-        print_log(f"torch {torch.__version__} is too old to vet {path} before loading")
-        return
     from mlp_backbones.checkpoints import read_checkpoint
 
     try:

@@ -37,8 +37,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Learning rates that fall from the head to the stem of the backbone.
 
     A backbone parameter of layer ``i`` of ``n`` gets the learning rate
-    ``lr * layer_decay_rate ** (n - i - 1)`` (BEiT, arXiv 2106.08254, Sec. 3.2); what is
-    outside the backbone (neck, heads) keeps ``lr``. The depth comes from
+    ``lr * layer_decay_rate ** (n - i - 1)`` (BEiT, arXiv 2106.08254, section 3.2); what
+    is outside the backbone (neck, heads) keeps ``lr``. The depth comes from
     ``model.backbone.get_layer_depth(name, prefix)``, mmpretrain's convention.
     mmpretrain's own constructor asks the whole model for it and so works for
     classifiers only; here detectors and segmentors are served as well.

@@ -51,7 +51,7 @@ def publish_checkpoint(source: Path, out: Path) -> Path:
     check_checkpoint(str(source), whole_model=False)
     try:
         content = read_file(source)
-    except CheckpointError as error:  # torch < 2.5 reads little of MMEngine's
+    except CheckpointError as error:
         raise UserError(one_line(error), exit_code=1) from error
     if out.suffix == ".pth":
         data = _to_torch(content)

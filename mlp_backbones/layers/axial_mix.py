@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from mlp_backbones.layers.channel_linear import ChannelLinear
-from mlp_backbones.layers.grid import GridMixer
+from mlp_backbones.layers.grid_mixer import GridMixer
 from mlp_backbones.layers.split_attention import SplitAttention, blend
 
 

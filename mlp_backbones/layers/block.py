@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from mlp_backbones.layers.drop_path import DropPath
+from mlp_backbones.layers.layer_scale import LayerScale
 from mlp_backbones.layers.map_norm import apply_norm
 from mlp_backbones.layers.mlp import ChannelMLP
-from mlp_backbones.layers.recompute import recomputed
+from mlp_backbones.ops.recompute import recomputed
 
 
 class MixerBlock(nn.Module):
@@ -18,6 +19,8 @@ class MixerBlock(nn.Module):
         mlp: Channel MLP, (B, H, W, C) to (B, H, W, C).
         drop_path_rate: Stochastic depth rate of both branches.
         branch_scale: Constant factor on both branches.
+        layer_scale1: Learnt scale of the mixer's branch, or None.
+        layer_scale2: Learnt scale of the MLP's branch, or None.
         recompute_mixer: Whether the mixer's inner maps are computed again in the
             backward pass instead of stored.
         recompute_mlp: Whether the MLP's normed and activated maps are, which costs no
@@ -33,6 +36,8 @@ class MixerBlock(nn.Module):
         mlp: ChannelMLP,
         drop_path_rate: float = 0.0,
         branch_scale: float = 1.0,
+        layer_scale1: LayerScale | None = None,
+        layer_scale2: LayerScale | None = None,
         recompute_mixer: bool = False,
         recompute_mlp: bool = False,
     ) -> None:
@@ -41,7 +46,9 @@ class MixerBlock(nn.Module):
         self.mixer = mixer
         self.norm2 = norm2
         self.mlp = mlp
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.layer_scale1 = layer_scale1 or nn.Identity()
+        self.layer_scale2 = layer_scale2 or nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
         self.branch_scale = branch_scale
         self.recompute_mixer = recompute_mixer
         self.recompute_mlp = recompute_mlp
@@ -54,11 +61,13 @@ class MixerBlock(nn.Module):
             x = self._add(x, self._mix(x))
         if self.recompute_mlp and self.training:
             hidden = recomputed(self._expand, x)
-            return self._add(x, recomputed(self.mlp.contract, hidden))
-        return self._add(x, self.mlp.contract(self._expand(x)))
+            branch = recomputed(self.mlp.contract, hidden)
+        else:
+            branch = self.mlp.contract(self._expand(x))
+        return self._add(x, self.layer_scale2(branch))
 
     def _mix(self, x: Tensor) -> Tensor:
-        return self.mixer(apply_norm(self.norm1, x))
+        return self.layer_scale1(self.mixer(apply_norm(self.norm1, x)))
 
     def _expand(self, x: Tensor) -> Tensor:
         return self.mlp.fc1(apply_norm(self.norm2, x))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import dispatch, norm_samples
 
 
 def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
@@ -22,26 +22,10 @@ def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
     # torch's own copies the map on CUDA; on CPUs its backward pass crashes on
     # channels_last maps that need no gradient themselves, as behind frozen stages
     frozen = torch.is_grad_enabled() and not x.requires_grad
-    own_fails = forms.suits_gpu(x) or frozen
+    own_fails = dispatch.prefers_gpu_kernel(x) or frozen
     if isinstance(norm, nn.GroupNorm) and norm.num_groups == 1 and own_fails:
         return norm_samples(x, norm.weight, norm.bias, norm.eps)
     if isinstance(norm, nn.GroupNorm | nn.modules.batchnorm._NormBase):
         # (B, H, W, C) -> (B, C, H, W) in channels_last memory format, and back
         return norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return norm(x)
-
-
-def norm_samples(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Norm each sample over height, width and channels: a group norm of one group.
-
-    Args:
-        x: Feature map, (B, H, W, C).
-        weight: Scale of each channel, (C,).
-        bias: Offset of each channel, (C,).
-        eps: Added to the variance.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        variance, mean = torch.var_mean(full, (1, 2, 3), correction=0, keepdim=True)
-        scale = weight * torch.rsqrt(variance + eps)  # (B, 1, 1, C)
-        return torch.addcmul(bias - mean * scale, full, scale)

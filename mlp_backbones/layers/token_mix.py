@@ -1,4 +1,4 @@
-"""Linear layers along the token axis, without a transpose."""
+"""Token mixers that are linear layers along the token axis."""
 
 from typing import Any
 
@@ -6,27 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlp_backbones.layers.grid import GridMixer, resize_tokens
-from mlp_backbones.ops import forms
-
-
-def mix_tokens(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply one linear layer to the tokens of every channel.
-
-    It is the matrix product from the left, ``weight @ x + bias[:, None]``, which reads
-    channels-last memory in the order in which it lies.
-
-    Args:
-        x: Tokens, (B, N, C).
-        weight: (M, N).
-        bias: (M,).
-
-    Returns:
-        The new tokens, (B, M, C).
-    """
-    if forms.suits_gpu(x):  # convolutions may round to TF32 there, products do not
-        return torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x)
-    return F.conv1d(x, weight[:, :, None], bias)  # tokens are its channels
+from mlp_backbones.layers.grid_mixer import GridMixer
+from mlp_backbones.layers.resize import resize_tokens
+from mlp_backbones.ops import mix_tokens
 
 
 class TokenLinear(GridMixer):

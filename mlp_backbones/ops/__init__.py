@@ -1,5 +1,10 @@
-"""Kernels behind the layers: plain torch, exact, any device and dtype."""
+"""Functions behind the layers: plain torch, exact, any device and dtype."""
 
+from mlp_backbones.ops.channel_linear import channel_linear
+from mlp_backbones.ops.fold import fold_batch_norm
+from mlp_backbones.ops.mix_tokens import mix_tokens
+from mlp_backbones.ops.norm_samples import norm_samples
+from mlp_backbones.ops.recompute import recomputed
 from mlp_backbones.ops.shift import axial_shift, shift_taps
 from mlp_backbones.ops.spatial_shift import (
     blend_shifted,
@@ -11,7 +16,12 @@ from mlp_backbones.ops.spatial_shift import (
 __all__ = [
     "axial_shift",
     "blend_shifted",
+    "channel_linear",
     "direction_mask",
+    "fold_batch_norm",
+    "mix_tokens",
+    "norm_samples",
+    "recomputed",
     "shift_taps",
     "shifted_means",
     "spatial_shift",

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlp_backbones.ops import forms
+from mlp_backbones.ops import dispatch
 
 
 def shift_taps(steps: Sequence[int]) -> Tensor:
@@ -51,7 +51,7 @@ def axial_shift(x: Tensor, taps: Tensor, dim: int) -> Tensor:
     """
     if dim not in (1, 2):
         raise ValueError(f"dim must be 1 (height) or 2 (width), got {dim}")
-    if forms.suits_gpu(x):
+    if dispatch.prefers_gpu_kernel(x):
         return _shift_by_selection(x, taps, dim)
     return _shift_by_convolution(x, taps, dim)
 

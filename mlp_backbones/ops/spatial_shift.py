@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mlp_backbones.ops.compiling import is_compiling
+from mlp_backbones.ops.dispatch import is_compiling
 
 # axis and step of each direction
 _MOVES = {

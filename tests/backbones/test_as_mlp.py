@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.runner import load_checkpoint, save_checkpoint
 from safetensors.torch import load_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import ASMLP
@@ -98,8 +99,8 @@ def test_mixer_is_the_formula() -> None:
         return x @ layer.weight.t() + layer.bias
 
     v = gelu(norm(fc(x, mixer.proj_in), mixer.norm_in))
-    t = gelu(fc(shift_by_loop(v, shift_size, 2), mixer.horizontal))
-    t = t + gelu(fc(shift_by_loop(v, shift_size, 1), mixer.vertical))
+    t = gelu(fc(shift_by_loop(v, shift_size, 2), mixer.along_width))
+    t = t + gelu(fc(shift_by_loop(v, shift_size, 1), mixer.along_height))
     expected = fc(norm(t, mixer.norm_out), mixer.proj_out)
     torch.testing.assert_close(mixer(x), expected)
 
@@ -245,10 +246,12 @@ def test_weights_of_the_authors_detectors(reference_dir: Path, tmp_path: Path) -
         ({"shift_size": 5.0}, r"shift_size .* 5\.0"),
         ({"mlp_ratio": 0}, "mlp_ratio .* 0"),
         ({"mlp_ratio": "4"}, "mlp_ratio .* '4'"),
+        ({"mixer_bias": 1}, "mixer_bias .* 1"),
+        ({"patch_norm": "no"}, "patch_norm .* 'no'"),
     ],
 )
 def test_wrong_values_are_named(options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         ASMLP(ARCH, **options)
 
 
@@ -262,7 +265,7 @@ def test_parts_that_can_be_left_out() -> None:
 
 def test_initialisation_is_the_official_one() -> None:
     """Torch's own for convolutions, which the linear layers stand for."""
-    backbone = ASMLP("mini")
+    backbone = ASMLP(MICRO["as_mlp"])
     for name, parameter in backbone.named_parameters():
         if parameter.ndim > 1:
             bound = parameter[0].numel() ** -0.5

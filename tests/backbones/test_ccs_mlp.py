@@ -13,7 +13,7 @@ from mlp_backbones.backbones.ccs_mlp import (
     correlate_by_fft,
     correlate_by_product,
 )
-from mlp_backbones.layers import Affine, MixerBlock, ScaledBlock
+from mlp_backbones.layers import Affine, LayerScale
 
 FORMS = (correlate_by_product, correlate_by_fft)
 ARCH = {
@@ -213,20 +213,20 @@ def test_hosts_train_at_other_sizes(
 
 def test_hosts_keep_all_but_the_token_mixing() -> None:
     mixer = CCSMLP({"host": "mlp_mixer", **ARCH}, image_size=64, pyramid=False)
-    res_mlp = CCSMLP({"host": "res_mlp", **ARCH}, image_size=64, pyramid=False)
+    resmlp = CCSMLP({"host": "resmlp", **ARCH}, image_size=64, pyramid=False)
     block = mixer.stages[0].blocks[0]
-    assert isinstance(block, MixerBlock)
+    assert not any(isinstance(part, LayerScale) for part in mixer.modules())
     assert block.norm1.eps == block.norm2.eps == mixer.out_norms["3"].eps == 1e-6
-    assert isinstance(res_mlp.stages[0].blocks[0], ScaledBlock)
-    assert isinstance(res_mlp.out_norms["3"], Affine)
-    assert not any(isinstance(module, nn.LayerNorm) for module in res_mlp.modules())
-    levels = CCSMLP({"host": "res_mlp", **ARCH}, image_size=64)
+    assert isinstance(resmlp.stages[0].blocks[0].layer_scale2, LayerScale)
+    assert isinstance(resmlp.out_norms["3"], Affine)
+    assert not any(isinstance(module, nn.LayerNorm) for module in resmlp.modules())
+    levels = CCSMLP({"host": "resmlp", **ARCH}, image_size=64)
     assert all(isinstance(norm, nn.LayerNorm) for norm in levels.out_norms.values())
 
 
 @pytest.mark.parametrize(
     ("host", "rates"),
-    [("mlp_mixer", [0.0, 0.1, 0.2, 0.3]), ("res_mlp", [0.3, 0.3, 0.3, 0.3])],
+    [("mlp_mixer", [0.0, 0.1, 0.2, 0.3]), ("resmlp", [0.3, 0.3, 0.3, 0.3])],
 )
 def test_stochastic_depth_is_the_hosts(host: str, rates: list[float]) -> None:
     backbone = CCSMLP({"host": host, **ARCH}, image_size=64, drop_path_rate=0.3)
@@ -239,7 +239,7 @@ def test_stochastic_depth_is_the_hosts(host: str, rates: list[float]) -> None:
 
 
 def test_vectors_start_as_linear_layers_do() -> None:
-    backbone = CCSMLP({"host": "res_mlp", **ARCH, "ccs_groups": 16})
+    backbone = CCSMLP({"host": "resmlp", **ARCH, "ccs_groups": 16})
     for module in backbone.modules():
         if isinstance(module, CirculantMixer):
             bound = module.weight.shape[1] ** -0.5
@@ -264,7 +264,7 @@ def test_onnx_agrees_where_transforms_would_be_used(lift: str, tmp_path) -> None
     import numpy as np
     import onnxruntime
 
-    backbone = build("res_mlp", lift=lift, image_size=64).eval()
+    backbone = build("resmlp", lift=lift, image_size=64).eval()
     x = torch.randn(1, 3, 144, 128)
     file = str(tmp_path / "backbone.onnx")
     torch.onnx.export(backbone, (x,), file, dynamo=True, verbose=False)
@@ -292,7 +292,7 @@ def test_transforms_compile_and_export(lift: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_large_maps_train_under_autocast(dtype: torch.dtype) -> None:
-    backbone = build("res_mlp", image_size=64).train()
+    backbone = build("resmlp", image_size=64).train()
     with torch.autocast("cpu", dtype=dtype):
         maps = backbone(torch.randn(1, 3, 144, 128))
         loss = sum(feature.float().square().mean() for feature in maps)

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
+from sizes import MICRO, build_micro
 from torch import Tensor
 
-import mlp_backbones.layers.grid as grid_module
+import mlp_backbones.layers.grid_mixer as grid_module
 from mlp_backbones.backbones import MLPBackbone, ResampledBackbone
 from mlp_backbones.factory import families
 from mlp_backbones.layers import CachingModule, GridMixer
@@ -30,7 +31,7 @@ def build(
     if "window" in cls.grid_modes:
         options["shift_windows"] = shift
     arguments = {**cls.classifier_arguments, "image_size": IMAGE_SIZE, **options}
-    backbone = cls("mini", grid=mode, **arguments)
+    backbone = cls(MICRO[cls.family], grid=mode, **arguments)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in backbone.parameters():
@@ -202,4 +203,4 @@ def test_wrong_arguments_are_named(
     family_and_mode: tuple[str, str], options: dict, words: str
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
-        families()[family_and_mode[0]]("mini", **options)
+        build_micro(family_and_mode[0], **options)

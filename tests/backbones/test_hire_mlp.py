@@ -1,12 +1,14 @@
 """What is special to Hire-MLP."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from reference_cases import arguments_from_reference
 from safetensors.torch import load_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import HireMLP
@@ -96,13 +98,13 @@ def test_branch_is_the_formula(
     axis: int, size: tuple[int, int], region_size: int, shift: int
 ) -> None:
     class Backbone:
-        arch = {"region_size": (region_size,)}
+        arch = SimpleNamespace(region_size=(region_size,))
 
     dim = 6
     branch = RegionMLP(dim, axis=axis, region_size=region_size, shift=shift)
     branch = randomise(branch).double().eval()
     weights = official_weights(dim, region_size)
-    prefix = f"stages.0.blocks.0.mixer.{'height' if axis == 1 else 'width'}."
+    prefix = f"stages.0.blocks.0.mixer.along_{'height' if axis == 1 else 'width'}."
     converted = _to_convolutions(
         {prefix + key: tensor for key, tensor in weights.items()}, Backbone
     )
@@ -138,8 +140,8 @@ def test_branches_act_along_the_axis_of_their_name() -> None:
     other = x.clone()
     other[0, 3, 4] += 1
     with torch.no_grad():
-        height = (mixer.height(x) - mixer.height(other)).abs().sum(-1)[0]
-        width = (mixer.width(x) - mixer.width(other)).abs().sum(-1)[0]
+        height = (mixer.along_height(x) - mixer.along_height(other)).abs().sum(-1)[0]
+        width = (mixer.along_width(x) - mixer.along_width(other)).abs().sum(-1)[0]
     assert height.nonzero()[:, 1].unique().tolist() == [4]
     assert width.nonzero()[:, 0].unique().tolist() == [3]
 
@@ -148,7 +150,7 @@ def test_fusion_is_a_softmax_over_height_width_and_channel() -> None:
     dim = 8
     mixer = randomise(HireMixer(dim, region_size=2)).eval()
     x = torch.randn(2, 4, 6, dim)
-    branches = (mixer.height(x), mixer.width(x), mixer.channel(x))
+    branches = (mixer.along_height(x), mixer.along_width(x), mixer.channel(x))
     pooled = sum(branches).mean((1, 2))
     logits = mixer.reweight.fc2(F.gelu(mixer.reweight.fc1(pooled)))
     weights = logits.view(2, dim, 3).softmax(-1)
@@ -159,7 +161,7 @@ def test_fusion_is_a_softmax_over_height_width_and_channel() -> None:
 def test_rolls_of_the_released_sizes() -> None:
     backbone = HireMLP("small")
     assert [
-        [b.mixer.height.shift for b in stage.blocks] for stage in backbone.stages
+        [b.mixer.along_height.shift for b in stage.blocks] for stage in backbone.stages
     ] == [
         [0, 2, 0],
         [0, 2, 0, 2],
@@ -168,7 +170,7 @@ def test_rolls_of_the_released_sizes() -> None:
     ]
     for stage in backbone.stages:
         for block in stage.blocks:
-            assert block.mixer.width.shift == block.mixer.height.shift
+            assert block.mixer.along_width.shift == block.mixer.along_height.shift
 
 
 def test_official_arithmetic_of_sizes() -> None:
@@ -249,7 +251,7 @@ def test_wrong_fields_are_named(field: str, value: object) -> None:
 
 
 def test_initialisation_is_the_official_one() -> None:
-    backbone = HireMLP("mini")
+    backbone = HireMLP(MICRO["hire_mlp"])
     for name, parameter in backbone.named_parameters():
         if parameter.ndim == 2 and name.endswith("bias"):
             assert not parameter.any(), name

@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import MSMLP
@@ -14,8 +15,8 @@ from mlp_backbones.backbones.ms_mlp import MixShift, split_channels
 from mlp_backbones.checkpoints import load_pretrained
 from mlp_backbones.factory import Classifier
 
-ARCH = MSMLP.mini_arch
-MIX_SIZE = MSMLP("mini").mix_size
+ARCH = MICRO["ms_mlp"]
+MIX_SIZE = MSMLP(MICRO["ms_mlp"]).mix_size
 
 
 def by_hand(mixer: MixShift, x: Tensor, *, circular: bool) -> Tensor:
@@ -25,8 +26,8 @@ def by_hand(mixer: MixShift, x: Tensor, *, circular: bool) -> Tensor:
     first = 0
     for group, distance in enumerate(mixer.shift_dist):
         for layers, down, right in (
-            (mixer.horizontal, 0, distance),
-            (mixer.vertical, distance, 0),
+            (mixer.along_width, 0, distance),
+            (mixer.along_height, distance, 0),
         ):
             layer = layers[group]
             half = layer.weight.shape[-1] // 2
@@ -82,8 +83,8 @@ def test_shifts_come_before_the_filters() -> None:
     for group, distance in enumerate(mixer.shift_dist):
         part = nchw[:, group : group + 1]
         parts.append(
-            mixer.horizontal[group](part).roll(distance, 3)
-            + mixer.vertical[group](part).roll(distance, 2)
+            mixer.along_width[group](part).roll(distance, 3)
+            + mixer.along_height[group](part).roll(distance, 2)
         )
     filtered_first = torch.cat(parts, 1).permute(0, 2, 3, 1)
     found = mixer(x)
@@ -128,15 +129,17 @@ def test_nothing_is_filtered_that_need_not_be() -> None:
 
 
 def test_one_residual_runs_around_the_block() -> None:
-    block = MSMLP("mini").stages[0].blocks[0]
-    nn.init.uniform_(block.gamma)
+    block = MSMLP(MICRO["ms_mlp"]).stages[0].blocks[0]
+    nn.init.uniform_(block.layer_scale.gamma)
     x = torch.randn(2, 8, 9, 20)
-    expected = x + block.gamma * block.mlp(block.norm2(block.mixer(x)))
+    expected = x + block.layer_scale.gamma * block.mlp(block.norm2(block.mixer(x)))
     torch.testing.assert_close(block(x), expected)
 
 
 def test_the_classifier_pools_first_and_norms_then() -> None:
-    model = Classifier(MSMLP("mini", out_norm=False, out_indices=(3,)), 7).eval()
+    model = Classifier(
+        MSMLP(MICRO["ms_mlp"], out_norm=False, out_indices=(3,)), 7
+    ).eval()
     nn.init.normal_(model.neck.norm.weight)
     x = torch.randn(2, 3, 64, 96)
     pooled = model.backbone.forward_stages(x)[-1].mean((1, 2))
@@ -177,15 +180,15 @@ def test_without_wrapping_the_left_border_knows_nothing_of_the_right_one() -> No
     padded = x.clone()
     padded[..., 480:] = 0
     for circular in (True, False):
-        backbone = MSMLP("mini", circular=circular, out_indices=(0,)).eval()
-        nn.init.ones_(backbone.stages[0].blocks[0].gamma)
+        backbone = MSMLP(MICRO["ms_mlp"], circular=circular, out_indices=(0,)).eval()
+        nn.init.ones_(backbone.stages[0].blocks[0].layer_scale.gamma)
         with torch.no_grad():
             left, left_of_padded = (backbone(i)[0][..., :4] for i in (x, padded))
         assert torch.equal(left, left_of_padded) is not circular
 
 
 def test_official_arithmetic_of_sizes() -> None:
-    backbone = MSMLP("mini").eval()
+    backbone = MSMLP(MICRO["ms_mlp"]).eval()
     for height, width in ((75, 106), (32, 32), (33, 34), (63, 161)):
         with torch.no_grad():
             maps = backbone(torch.zeros(1, 3, height, width))
@@ -196,8 +199,8 @@ def test_official_arithmetic_of_sizes() -> None:
 
 
 def test_patch_norm_is_the_stems_alone() -> None:
-    names = set(MSMLP("mini").state_dict())
-    without = set(MSMLP("mini", patch_norm=False).state_dict())
+    names = set(MSMLP(MICRO["ms_mlp"]).state_dict())
+    without = set(MSMLP(MICRO["ms_mlp"], patch_norm=False).state_dict())
     assert names - without == {"stem.norm.weight", "stem.norm.bias"}
 
 
@@ -228,13 +231,15 @@ def test_initialisation_is_the_official_one() -> None:
         ({"mix_size": MIX_SIZE[:3]}, ValueError, "each of 4 stages"),
         ({"mix_size": (*MIX_SIZE[:3], (1, 7, 7, 7, 4))}, ValueError, "7, 4"),
         ({"mix_size": (*MIX_SIZE[:3], 7)}, ValueError, "7"),
+        ({"circular": "x"}, TypeError, "circular.*'x'"),
+        ({"patch_norm": 3}, TypeError, "patch_norm.*3"),
     ],
 )
 def test_wrong_arguments_are_named(
     options: dict, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        MSMLP("mini", **options)
+        MSMLP(MICRO["ms_mlp"], **options)
 
 
 @pytest.mark.parametrize(

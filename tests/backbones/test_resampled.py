@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from sizes import MICRO, build_micro
 from torch import Tensor
 
 from mlp_backbones.backbones import ResampledBackbone
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.parametrize("family", FAMILIES)
 
 def build(family: str, **options: object) -> ResampledBackbone:
     torch.manual_seed(0)
-    return families()[family]("mini", **options).eval()
+    return build_micro(family, **options).eval()
 
 
 def images(height: int, width: int) -> Tensor:
@@ -67,7 +68,7 @@ def test_without_pyramid_maps_keep_the_official_strides(
 ) -> None:
     backbone = build(family, pyramid=False)
     cls = families()[family]
-    patch = cls.mini_arch["patch_size"]
+    patch = MICRO[cls.family]["patch_size"]
     transitions = backbone._transitions()
     with torch.no_grad():
         maps = backbone(images(*size))
@@ -137,6 +138,6 @@ def test_levels_added_later_start_fresh(family: str, tmp_path: Path) -> None:
 def test_impossible_patches_are_named(family: str) -> None:
     cls = families()[family]
     with pytest.raises(ValueError, match="10"):
-        cls({**cls.mini_arch, "patch_size": 10})
+        cls({**MICRO[cls.family], "patch_size": 10})
     with pytest.raises(TypeError, match="'yes'"):
-        cls("mini", pyramid="yes")
+        cls(MICRO[cls.family], pyramid="yes")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import VisionPermutator
@@ -34,8 +35,12 @@ def mix_by_loop(mixer: PermuteMixer, x: Tensor) -> Tensor:
     """The paper's formulas, number by number."""
     batch, height, width, dim = x.shape
     segment = dim // mixer.num_segments
-    weights = [mixer.height.weight, mixer.width.weight, mixer.channel.weight]
-    biases = [mixer.height.bias, mixer.width.bias, mixer.channel.bias]
+    weights = [
+        mixer.along_height.weight,
+        mixer.along_width.weight,
+        mixer.channel.weight,
+    ]
+    biases = [mixer.along_height.bias, mixer.along_width.bias, mixer.channel.bias]
     branches = [torch.zeros_like(x) for _ in range(3)]
     for h in range(height):
         for w in range(width):
@@ -91,7 +96,7 @@ def test_resized_weights_by_loop() -> None:
     assert other.shape == (6, 6) and other_bias.shape == (6,)
     for to in range(2):
         for source in range(2):
-            table = mixer.height.weight[to::2, source::2]  # tokens are apart by 2
+            table = mixer.along_height.weight[to::2, source::2]  # tokens are apart by 2
             expected = F.interpolate(
                 table[None, None], (6, 6), mode="bilinear", align_corners=False
             )
@@ -99,7 +104,9 @@ def test_resized_weights_by_loop() -> None:
             torch.testing.assert_close(found, expected[0, 0] * 4 / 6)
     torch.testing.assert_close(
         bias[1::2],
-        F.interpolate(mixer.height.bias[None, None, 1::2], 6, mode="linear")[0, 0],
+        F.interpolate(mixer.along_height.bias[None, None, 1::2], 6, mode="linear")[
+            0, 0
+        ],
     )
 
 
@@ -121,13 +128,15 @@ def test_maps_of_one_value_keep_their_response_at_twice_the_size() -> None:
 
 def test_one_switch_is_for_the_bias_of_three_layers() -> None:
     for qkv_bias in (False, True):
-        mixer = VisionPermutator("mini", qkv_bias=qkv_bias).stages[0].blocks[0].mixer
-        for layer in (mixer.height, mixer.width, mixer.channel):
+        mixer = (
+            VisionPermutator(MICRO["vip"], qkv_bias=qkv_bias).stages[0].blocks[0].mixer
+        )
+        for layer in (mixer.along_height, mixer.along_width, mixer.channel):
             assert (layer.bias is not None) is qkv_bias
         assert mixer.proj.bias is not None
 
 
 def test_segments_must_divide_the_channels() -> None:
-    arch = {**VisionPermutator.mini_arch, "segment_dims": (5, 3, 3, 3)}
+    arch = {**MICRO["vip"], "segment_dims": (5, 3, 3, 3)}
     with pytest.raises(ValueError, match="24 channels make no 5 segments"):
         VisionPermutator(arch)

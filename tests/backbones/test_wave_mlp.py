@@ -9,6 +9,7 @@ import pytest
 import torch
 from reference_cases import arguments_from_reference, load_reference_case
 from safetensors.torch import load_file, save_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import WaveMLP
@@ -19,7 +20,7 @@ from mlp_backbones.backbones.wave_mlp import (
 )
 from mlp_backbones.checkpoints import load_pretrained
 
-ARCH = {**WaveMLP.mini_arch, "embed_dims": (8, 12, 16, 20)}
+ARCH = {**MICRO["wave_mlp"], "embed_dims": (8, 12, 16, 20)}
 KINDS = list(
     itertools.product(
         ("pointwise", "depthwise"), ("batch_norm", "group_norm_1"), (True, False)
@@ -96,8 +97,16 @@ def test_mixer_is_the_formula_of_the_release(phase: str, qkv_bias: bool) -> None
         stack = torch.cat((amplitude * angle.cos(), amplitude * angle.sin()), 1)
         return nn.Conv2d.forward(mix, stack)  # grouped, as the layer is declared
 
-    h = branch(fc(mixer.amplitude_h, u), theta(mixer.phase_h), mixer.mix_h)
-    w = branch(fc(mixer.amplitude_w, u), theta(mixer.phase_w), mixer.mix_w)
+    h = branch(
+        fc(mixer.amplitude_along_width, u),
+        theta(mixer.phase_along_width),
+        mixer.mix_along_width,
+    )
+    w = branch(
+        fc(mixer.amplitude_along_height, u),
+        theta(mixer.phase_along_height),
+        mixer.mix_along_height,
+    )
     c = fc(mixer.channel, u)
     pooled = (h + w + c).mean((2, 3))
     reweight = mixer.reweight
@@ -110,13 +119,13 @@ def test_mixer_is_the_formula_of_the_release(phase: str, qkv_bias: bool) -> None
     torch.testing.assert_close(mixer(u.permute(0, 2, 3, 1)), expected)
 
 
-def test_horizontal_parts_mix_along_the_width() -> None:
+def test_parts_mix_along_the_axis_of_their_name() -> None:
     mixer = PhaseAwareMixer(8).eval()
     amplitude, phase = torch.zeros(2, 1, 9, 9, 8)
     amplitude[:, 4, 4] = 1
     for mix, touched in (
-        (mixer.mix_h, {(4, x) for x in range(1, 8)}),
-        (mixer.mix_w, {(y, 4) for y in range(1, 8)}),
+        (mixer.mix_along_width, {(4, x) for x in range(1, 8)}),
+        (mixer.mix_along_height, {(y, 4) for y in range(1, 8)}),
     ):
         found = mix(amplitude, phase)[0].abs().sum(-1).nonzero()
         assert set(map(tuple, found.tolist())) == touched
@@ -143,11 +152,13 @@ def test_phases_are_taken_in_full_precision(training: bool) -> None:
     mixer = randomise(PhaseAwareMixer(8)).train(training)
     x = torch.randn(2, 6, 6, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        phase = mixer.phase_h(x)
+        phase = mixer.phase_along_width(x)
         assert phase.dtype is torch.float32
         large = torch.full((1, 2, 9, 8), 1000.3)
-        found = mixer.mix_h(torch.ones(1, 2, 9, 8, dtype=torch.bfloat16), large)
-    exact = mixer.mix_h(torch.ones(1, 2, 9, 8), large)
+        found = mixer.mix_along_width(
+            torch.ones(1, 2, 9, 8, dtype=torch.bfloat16), large
+        )
+    exact = mixer.mix_along_width(torch.ones(1, 2, 9, 8), large)
     torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.05)
 
 
@@ -306,5 +317,10 @@ def test_initialisation_is_torchs_own() -> None:
     ],
 )
 def test_wrong_fields_are_named(fields: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         WaveMLP({**ARCH, **fields})
+
+
+def test_a_wrong_switch_is_named() -> None:
+    with pytest.raises(TypeError, match="qkv_bias.*'no'"):
+        WaveMLP(ARCH, qkv_bias="no")

@@ -8,6 +8,7 @@ import torch
 from mmengine.runner import load_checkpoint, save_checkpoint
 from reference_cases import load_reference_case
 from safetensors.torch import load_file
+from sizes import MICRO
 from torch import Tensor, nn
 
 from mlp_backbones.backbones import GMLP, MlpMixer
@@ -177,10 +178,10 @@ def test_own_checkpoints_remember_what_they_were_trained_with(
 
 
 def test_arguments_of_nonsense_are_refused() -> None:
-    backbone = MlpMixer("mini")
+    backbone = MlpMixer(MICRO["mlp_mixer"])
     for arguments in ({"gelu": "relu"}, {"norm_eps": -1.0}, {"depth": 3}):
         with pytest.raises(ValueError, match=str(next(iter(arguments)))):
-            backbone.apply_layout_arguments(arguments)
+            backbone.apply_noted_arguments(arguments)
     assert (backbone.gelu, backbone.norm_eps) == ("erf", 1e-6)
 
 
@@ -203,4 +204,4 @@ def test_arrays_that_are_no_weights(tmp_path: Path) -> None:
 def test_another_family_of_timm_is_named(reference_dir: Path, tmp_path: Path) -> None:
     torch.save(official(reference_dir, "timm_square"), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"no GMLP.*layouts known \(timm\)"):
-        load_pretrained(GMLP("mini"), tmp_path / "w.pth")
+        load_pretrained(GMLP(MICRO["gmlp"]), tmp_path / "w.pth")

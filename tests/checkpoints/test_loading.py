@@ -1,6 +1,7 @@
 """Loading: what is accepted, what is refused, and what is said."""
 
 import argparse
+import hashlib
 import re
 import sys
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_che
 from mlp_backbones.factory import Classifier
 from mlp_backbones.registry import MODELS
 
-CASE = "cycle_mlp/b_like_square"
+CASE = "cyclemlp/b_like_square"
 
 
 @pytest.fixture
@@ -145,7 +146,7 @@ def test_init_cfg_inside_a_detector(case, official, tmp_path: Path) -> None:
 
     file = tmp_path / "w.pth"
     torch.save(official, file)
-    dims = case.model.backbone.arch["embed_dims"]
+    dims = case.model.backbone.embed_dims
     with DefaultScope.overwrite_default_scope("mmdet"):
         detector = DETECTORS.build(
             {
@@ -175,7 +176,7 @@ def test_init_cfg_inside_a_detector(case, official, tmp_path: Path) -> None:
 
 
 def test_dense_checkpoints_bring_their_norms(case, official, tmp_path: Path) -> None:
-    dims = case.model.backbone.arch["embed_dims"]
+    dims = case.model.backbone.embed_dims
     for index in range(4):
         official[f"norm{2 * index}.weight"] = torch.rand(dims[index])
         official[f"norm{2 * index}.bias"] = torch.rand(dims[index])
@@ -201,7 +202,7 @@ def test_head_of_other_classes_is_dropped_and_said(
     assert [s for s in said if "is dropped" in s] == [
         "WARNING the head of 10 classes is dropped, the model has 7"
     ]
-    wider = get_model("cycle_mlp_b1", num_classes=7)
+    wider = get_model("cyclemlp_b1", num_classes=7)
     said.clear()
     with pytest.raises(CheckpointError):
         load_pretrained(wider, tmp_path / "w.pth")
@@ -312,7 +313,7 @@ def test_another_size_lists_the_first_mismatches(official, tmp_path: Path) -> No
     with pytest.raises(
         CheckpointError, match=r"CycleMLP b1; \d+ of another shape"
     ) as e:
-        get_model("cycle_mlp_b1", pretrained=tmp_path / "w.pth")
+        get_model("cyclemlp_b1", pretrained=tmp_path / "w.pth")
     assert len(re.findall(r"instead of", str(e.value))) == 5
     assert str(tmp_path / "w.pth") in str(e.value)
 
@@ -320,7 +321,7 @@ def test_another_size_lists_the_first_mismatches(official, tmp_path: Path) -> No
 def test_another_family_is_named(tmp_path: Path) -> None:
     torch.save({"layer1.0.conv1.weight": torch.zeros(4)}, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match=r"no CycleMLP.*layer1.0.conv1.weight"):
-        get_backbone("cycle_mlp_b1", pretrained=tmp_path / "resnet.pth")
+        get_backbone("cyclemlp_b1", pretrained=tmp_path / "resnet.pth")
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
@@ -349,26 +350,60 @@ def test_code_in_a_file_is_never_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_addresses_are_asked_only_when_told(monkeypatch, official) -> None:
+def test_addresses_are_asked_only_when_told(monkeypatch, tmp_path: Path) -> None:
     asked = []
 
-    def load_url(url, **options):
-        asked.append((url, options))
+    def download(url, file, hash_prefix=None):
+        asked.append((url, Path(file), hash_prefix))
         raise OSError("no network")
 
-    monkeypatch.setattr("mlp_backbones.checkpoints.read.load_url", load_url)
-    get_model("cycle_mlp_b1")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    get_model("cyclemlp_b1")
     assert not asked
     with pytest.raises(CheckpointError, match=r"CycleMLP_B1\.pth: no network"):
-        get_model("cycle_mlp_b1", pretrained="official")
+        get_model("cyclemlp_b1", pretrained="official")
     with pytest.raises(CheckpointError, match="no network"):
         read_checkpoint("https://example.org/a.pth", sha256="0123abcd")
-    (first, options), (_, hashed) = asked
-    assert first == CycleMLP.released_weights["b1"]
-    assert options["weights_only"] is True and options["check_hash"] is False
-    assert hashed["check_hash"] is True and hashed["file_name"] == "a-0123abcd.pth"
+    (first, _, digits), (_, file, hashed) = asked
+    assert first == CycleMLP.released_weights["b1"] and digits is None
+    assert hashed == "0123abcd"
+    assert file == tmp_path / "hub" / "checkpoints" / "a-0123abcd.pth"
+
+
+def test_downloads_are_kept_and_read_like_files(
+    monkeypatch, tmp_path: Path, official
+) -> None:
+    """A real download, from a folder: torch's downloader takes file addresses, too."""
+    asked, download = [], torch.hub.download_url_to_file
+
+    def from_disk(url, file, hash_prefix=None):
+        asked.append(url)
+        local = tmp_path / url.rsplit("/", 1)[-1]
+        download(local.as_uri(), file, hash_prefix, progress=False)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", from_disk)
+    torch.save(official, tmp_path / "a.pth")
+    digits = hashlib.sha256((tmp_path / "a.pth").read_bytes()).hexdigest()[:8]
+    for _ in range(2):
+        tensors = read_checkpoint("https://example.org/a.pth", sha256=digits)
+        assert tensors.keys() == official.keys()
+    assert len(asked) == 1
+    with pytest.raises(CheckpointError, match=r"cannot download .*invalid hash value"):
+        read_checkpoint("https://example.org/a.pth", sha256="0" * 8)
+    (tmp_path / "page.pth").write_text("<html>sign in</html>")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="is damaged, or no file.*delete it"):
+            read_checkpoint("https://example.org/page.pth")
+    trap = _Trap()
+    trap.target = str(tmp_path / "sprung")
+    torch.save({"model": {}, "x": trap}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match="nothing but plain data is admitted"):
+        read_checkpoint("https://example.org/trap.pth")
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_sizes_without_official_weights_say_so() -> None:
     with pytest.raises(CheckpointError, match=r"CycleMLP tiny.*b1, b2"):
-        get_model("cycle_mlp_tiny", pretrained="official")
+        get_model("cyclemlp_tiny", pretrained="official")

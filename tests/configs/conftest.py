@@ -1,55 +1,34 @@
 """Every test that asks for `config_path` runs on every config of the folder."""
 
-import copy
 from collections import defaultdict
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
 import pytest
+import shipped_configs
 from mmengine.config import Config
 
-from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
+from mlp_backbones.config_names import find_configs, parse_config_name
 from mlp_backbones.factory import get_family
 
-CONFIG_DIR = config_dir()
-
-
+CONFIG_DIR = shipped_configs.CONFIG_DIR
 DIGIT_SCENES = "digit-scenes"
-CHOICES = {
-    "config_path",
-    "heavy_path",
-    "digit_path",
-    "heavy_digit_path",
-    "pipeline_path",
-}
-
-# Read once: most of the time of the quick tests would go into reading.
-_load = cache(Config.fromfile)
+CHOICES = {"config_path", "step_path", "digit_path", "runner_path"}
 
 
 @cache
-def _representatives() -> frozenset[Path]:
-    """The first size of each family, head and data set.
-
-    Of the digit scenes one task a family, by turns, so that all tasks have some.
-    """
+def _first_sizes() -> frozenset[Path]:
+    """The first size of each family, head and data set, in the order of its table."""
     first: dict[tuple, Path] = {}
-    minis: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(find_configs(CONFIG_DIR), key=_place_in_table):
         try:
             name = parse_config_name(path)
         except ValueError:
             first[(path,)] = path  # test_names.py reports it
             continue
-        if name.dataset == DIGIT_SCENES:
-            minis[name.family].append(path)
-        else:
-            first.setdefault((name.family, name.head, name.dataset), path)
-    by_turns = (
-        sorted(minis[family])[number % len(minis[family])]
-        for number, family in enumerate(sorted(minis))
-    )
-    return frozenset([*first.values(), *by_turns])
+        first.setdefault((name.family, name.head, name.dataset), path)
+    return frozenset(first.values())
 
 
 def _place_in_table(path: Path) -> int:
@@ -65,30 +44,32 @@ def _place_in_table(path: Path) -> int:
 
 
 @cache
-def _distinct_pipelines() -> list[Path]:
-    """The first config of each model type with pipelines of its own."""
-    first: dict[str, Path] = {}
-    for path in find_configs(CONFIG_DIR):
-        config = _load(path)
-        loaders = [config[f"{split}_dataloader"] for split in ("train", "val", "test")]
-        head = config.model.get("decode_head", {}).get("type")
-        kind = (
-            config.model.type,
-            head,
-            [loader.dataset.pipeline for loader in loaders],
-            config.get("tta_pipeline"),
-            config.get("tta_model"),
-        )
-        first.setdefault(repr(kind), path)
-    return list(first.values())
+def _digits_by_turns() -> frozenset[Path]:
+    """Take one task a family, by turns, so that all tasks have some."""
+    tasks: dict[str, list[Path]] = defaultdict(list)
+    for path in _digits():
+        tasks[path.parent.name].append(path)
+    return frozenset(
+        tasks[family][number % len(tasks[family])]
+        for number, family in enumerate(sorted(tasks))
+    )
 
 
-def _mark_slow(paths: list[Path]) -> list:
-    quick = _representatives()
+def _digits() -> list[Path]:
     return [
-        pytest.param(
-            path, marks=[] if path in quick else [pytest.mark.slow], id=path.stem
-        )
+        path
+        for path in find_configs(CONFIG_DIR)
+        if path.stem.endswith(f"_{DIGIT_SCENES}")
+    ]
+
+
+def _with_ids(
+    paths: list[Path], others: str = "", quick: Collection[Path] = ()
+) -> list:
+    """Name configs, and mark those that are not quick."""
+    marks = [getattr(pytest.mark, others)] if others else []
+    return [
+        pytest.param(path, marks=[] if path in quick else marks, id=path.stem)
         for path in paths
     ]
 
@@ -96,29 +77,25 @@ def _mark_slow(paths: list[Path]) -> list:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Hand out configs.
 
-    `config_path` is all of them, `heavy_path` all with most marked slow, `digit_path`
-    all of digit scenes, `heavy_digit_path` these with most marked slow, and
-    `pipeline_path` one for each set of pipelines.
+    `config_path` is all of them, `step_path` the first size of each family, head and
+    data set, `digit_path` all of digit scenes, and `runner_path` these again: one task
+    for each family, the rest nightly. Most digit scenes are slow for `step_path`.
     """
     paths = find_configs(CONFIG_DIR)
-    digits = [path for path in paths if path.stem.endswith(f"_{DIGIT_SCENES}")]
+    steps = [path for path in paths if path in _first_sizes()]
+    quick = frozenset(set(paths) - set(_digits())) | _digits_by_turns()
     choices = {
         "config_path": lambda: _with_ids(paths),
-        "heavy_path": lambda: _mark_slow(paths),
-        "digit_path": lambda: _with_ids(digits),
-        "heavy_digit_path": lambda: _mark_slow(digits),
-        "pipeline_path": lambda: _with_ids(_distinct_pipelines()),
+        "step_path": lambda: _with_ids(steps, "slow", quick),
+        "digit_path": lambda: _with_ids(_digits()),
+        "runner_path": lambda: _with_ids(_digits(), "nightly", quick),
     }
     for name in CHOICES & set(metafunc.fixturenames):
         metafunc.parametrize(name, choices[name]())
 
 
-def _with_ids(paths: list[Path]) -> list:
-    return [pytest.param(path, id=path.stem) for path in paths]
-
-
 @pytest.fixture
 def config(request: pytest.FixtureRequest) -> Config:
-    """Return the config that the test is about, for it alone."""
+    """Return the config that the test is about, shared: who changes it copies it."""
     (name,) = CHOICES & set(request.fixturenames)
-    return copy.deepcopy(_load(request.getfixturevalue(name)))
+    return shipped_configs.read(request.getfixturevalue(name))

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from mlp_backbones.layers import ChannelMLP, MixerBlock, NormedConvEmbed, apply_norm
-from mlp_backbones.layers.map_norm import norm_samples
 
 
 def _randomised(norm: nn.Module) -> nn.Module:
@@ -30,32 +29,6 @@ def test_layer_norms_see_the_last_dimension() -> None:
     norm = _randomised(nn.LayerNorm(6))
     x = torch.randn(2, 6, 6, 6)
     torch.testing.assert_close(apply_norm(norm, x), norm(x))
-
-
-@pytest.mark.parametrize("offset", [0.0, 300.0])
-def test_samples_are_normed_as_by_a_group_norm_of_one_group(offset: float) -> None:
-    norm = _randomised(nn.GroupNorm(1, 6, eps=1e-3)).double()
-    x = (torch.randn(3, 4, 5, 6) + offset).double()
-    gradients = []
-    for function in (
-        lambda x: norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1),
-        lambda x: norm_samples(x, norm.weight, norm.bias, norm.eps),
-    ):
-        norm.zero_grad()
-        image = x.clone().requires_grad_()
-        y = function(image)
-        (y * torch.arange(y.numel()).view_as(y)).sum().backward()
-        gradients.append((y, image.grad, norm.weight.grad, norm.bias.grad))
-    torch.testing.assert_close(gradients[1], gradients[0])
-
-
-def test_samples_keep_their_precision_in_half() -> None:
-    norm = nn.GroupNorm(1, 4)
-    x = torch.randn(2, 8, 8, 4) + 40  # bfloat16 would sum this up to nonsense
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = norm_samples(x.bfloat16(), norm.weight, norm.bias, norm.eps)
-    expected = apply_norm(norm.double(), x.bfloat16().double())
-    torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-3)
 
 
 def test_block_and_embedding_use_it() -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from mlp_backbones.backbones.cycle_mlp import CycleFC, cycle_steps
+from mlp_backbones.backbones.cyclemlp import CycleFC, cycle_steps
 from mlp_backbones.ops import axial_shift, shift_taps
 from mlp_backbones.ops.shift import _shift_by_convolution, _shift_by_selection
 

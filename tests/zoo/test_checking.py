@@ -75,7 +75,7 @@ FAULTS = {
     ),
     "two entries": (repeat_entry, f"{RETINANET}: has 2 entries"),
     "another path": (
-        set_entry(RETINANET, "Config", "configs/cycle_mlp/other.py"),
+        set_entry(RETINANET, "Config", "configs/cyclemlp/other.py"),
         f"{RETINANET}: Config should be .*{RETINANET}.py, got .*other.py",
     ),
     "another collection": (
@@ -203,7 +203,7 @@ FAULTS = {
     ),
     "README": (
         set_collection("README", "configs/as_mlp/README.md"),
-        "CycleMLP: README should be configs/cycle_mlp/README.md, got .*as_mlp",
+        "CycleMLP: README should be configs/cyclemlp/README.md, got .*as_mlp",
     ),
     "code": (
         set_collection("Code", {"URL": "somewhere"}),
@@ -287,7 +287,7 @@ NAME_FAULTS = {
     "family": (
         RETINANET,
         "model = dict(backbone=dict(type='mlp_backbones.ASMLP'))",
-        "family cycle-mlp, the config as-mlp",
+        "family cyclemlp, the config as-mlp",
     ),
     "schedule": (
         RETINANET,
@@ -330,12 +330,12 @@ def test_a_config_that_is_not_what_its_name_says_is_told(zoo, name, line, fault)
 
 
 @pytest.mark.parametrize(
-    "name", ["cycle-mlp-b1_in1k", "as-mlp-b1_8xb128_in1k", "cycle-mlp-b1_8xb128_food"]
+    "name", ["cyclemlp-b1_in1k", "as-mlp-b1_8xb128_in1k", "cyclemlp-b1_8xb128_food"]
 )
 def test_a_name_off_the_rule_is_told(zoo, name):
     content = zoo.read()
     model = entry(content, CLASSIFIER)
-    model.update({"Name": name, "Config": f"configs/cycle_mlp/{name}.py"})
+    model.update({"Name": name, "Config": f"configs/cyclemlp/{name}.py"})
     zoo.write(content)
     (zoo.family / f"{CLASSIFIER}.py").rename(zoo.family / f"{name}.py")
     (problem,) = zoo.check(build=None)
@@ -415,7 +415,7 @@ def test_an_entry_with_nothing_in_it_is_told(zoo):
     assert f"{zoo.metafile}: {RETINANET}: Results: Task is missing" in problems
 
 
-@pytest.mark.parametrize("place", ["stray.py", "cycle_mlp/deeper/stray.py"])
+@pytest.mark.parametrize("place", ["stray.py", "cyclemlp/deeper/stray.py"])
 def test_a_config_outside_the_folders_of_families_is_told(zoo, place):
     path = zoo.config_dir / place
     path.parent.mkdir(exist_ok=True)
@@ -426,16 +426,16 @@ def test_a_config_outside_the_folders_of_families_is_told(zoo, place):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("Import: configs/cycle_mlp/metafile.yml\n", "Import should be a list, got 'c"),
+        ("Import: configs/cyclemlp/metafile.yml\n", "Import should be a list, got 'c"),
         ("Import:\n", "Import should be a list, got None"),
-        ("Import: []\n", "configs/cycle_mlp/metafile.yml is missing"),
+        ("Import: []\n", "configs/cyclemlp/metafile.yml is missing"),
         (
-            "Import: [configs/cycle_mlp/metafile.yml, configs/no/metafile.yml]\n",
+            "Import: [configs/cyclemlp/metafile.yml, configs/no/metafile.yml]\n",
             "configs/no/metafile.yml is none",
         ),
         (
-            "Import:\n" + 2 * "  - configs/cycle_mlp/metafile.yml\n",
-            "configs/cycle_mlp/metafile.yml stands there 2 times",
+            "Import:\n" + 2 * "  - configs/cyclemlp/metafile.yml\n",
+            "configs/cyclemlp/metafile.yml stands there 2 times",
         ),
         ("Imports: []\n", "the one key should be Import, got ['Imports']"),
         ("Import: [\n", "not YAML"),

@@ -32,9 +32,9 @@ def test_every_config_and_every_family_is_there_once(index):
 def test_what_is_stated_arrives(index):
     """In the words that `mim search` shows and filters by."""
     models = {model.name: model for model in index.models}
-    model = models["retinanet_cycle-mlp-b1_fpn_8xb2-1x_coco"]
+    model = models["retinanet_cyclemlp-b1_fpn_8xb2-1x_coco"]
     assert model.in_collection == "CycleMLP"
-    assert model.config == f"configs/cycle_mlp/{model.name}.py"
+    assert model.config == f"configs/cyclemlp/{model.name}.py"
     assert model.metadata.parameters == 24893268
     assert model.metadata.batch_size == 16
     assert model.metadata.epochs == 12
@@ -54,5 +54,5 @@ def test_mmpretrain_registers_every_model(monkeypatch):
     for path in paths:
         entry = ModelHub._models_dict[path.stem.lower()]
         assert entry.config == str(path)
-    weights = ModelHub._models_dict["cycle-mlp-b1_8xb128_in1k"].weights
+    weights = ModelHub._models_dict["cyclemlp-b1_8xb128_in1k"].weights
     assert weights.startswith("https://github.com/ShoufaChen/CycleMLP/")

@@ -33,7 +33,7 @@ def test_pages_are_written_once_and_prose_is_kept(zoo):
     text = zoo.readme.read_text()
     for line in README.splitlines():
         assert line in text.splitlines()
-    assert "[CycleMLP](../configs/cycle_mlp)" in page.read_text()
+    assert "[CycleMLP](../configs/cyclemlp)" in page.read_text()
 
 
 def test_a_table_says_what_the_metafile_says(zoo):

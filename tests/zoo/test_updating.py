@@ -129,8 +129,8 @@ def test_a_config_that_cannot_be_counted_is_named(zoo):
 
 def test_an_unknown_family_is_refused(zoo):
     assert find_families(zoo.config_dir) == [zoo.family]
-    assert find_families(zoo.config_dir, ["cycle_mlp"]) == [zoo.family]
-    with pytest.raises(ValueError, match="'as_mlp'.*there are cycle_mlp"):
+    assert find_families(zoo.config_dir, ["cyclemlp"]) == [zoo.family]
+    with pytest.raises(ValueError, match="'as_mlp'.*there are cyclemlp"):
         find_families(zoo.config_dir, ["as_mlp"])
 
 
@@ -155,5 +155,5 @@ def test_the_model_index_lists_every_metafile(zoo):
     zoo.model_index.unlink()
     assert update_model_index(zoo.config_dir)
     assert zoo.model_index.read_text() == (
-        "Import:\n  - configs/cycle_mlp/metafile.yml\n"
+        "Import:\n  - configs/cyclemlp/metafile.yml\n"
     )

@@ -34,7 +34,7 @@ def test_a_new_config_from_the_metafile_to_the_pages(zoo):
     assert (code, len(errors)) == (1, 1)
     assert f"{RETINANET}.py has no entry" in errors[0]
 
-    code, out, errors = run("update_metafiles", zoo, "cycle_mlp")
+    code, out, errors = run("update_metafiles", zoo, "cyclemlp")
     assert (code, errors) == (0, [])
     assert f"{zoo.metafile}: 1 added, 0 changed, 0 dropped" in out
 
@@ -59,7 +59,7 @@ def test_mistakes_end_in_one_line_each(zoo):
     for tool in ("update_metafiles", "check_metafiles"):
         code, _, errors = run(tool, zoo, "as_mlp")
         assert (code, len(errors)) == (1, 1)
-        assert "no family 'as_mlp'" in errors[0] and "there are cycle_mlp" in errors[0]
+        assert "no family 'as_mlp'" in errors[0] and "there are cyclemlp" in errors[0]
     (zoo.family / f"{RETINANET}.py").unlink()
     code, _, errors = run("update_metafiles", zoo)
     assert (code, len(errors)) == (1, 1)

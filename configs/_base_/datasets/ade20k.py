@@ -73,18 +73,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix=dict(
-            img_path="images/validation", seg_map_path="annotations/validation"
-        ),
-        pipeline=test_pipeline,
-    ),
+    val_dataloader, dataset=dict(val_dataloader["dataset"], pipeline=test_pipeline)
 )
 
 val_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])

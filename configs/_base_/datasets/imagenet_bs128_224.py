@@ -83,14 +83,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=128,
-    num_workers=8,
-    persistent_workers=True,
-    collate_fn=dict(type="default_collate"),
-    sampler=dict(type="DefaultSampler", shuffle=False),
-    dataset=dict(
-        type=dataset_type, data_root=data_root, split="val", pipeline=test_pipeline
-    ),
+    val_dataloader, dataset=dict(val_dataloader["dataset"], pipeline=test_pipeline)
 )
 
 val_evaluator = dict(type="Accuracy", topk=(1, 5))

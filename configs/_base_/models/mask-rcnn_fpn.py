@@ -9,9 +9,7 @@ model = dict(
         pad_size_divisor=32,
     ),
     backbone=dict(out_indices=(0, 1, 2, 3)),
-    neck=dict(
-        type="FPN", in_channels=[64, 128, 320, 512], out_channels=256, num_outs=5
-    ),
+    neck=dict(type="FPN", out_channels=256, num_outs=5),
     rpn_head=dict(
         type="RPNHead",
         in_channels=256,

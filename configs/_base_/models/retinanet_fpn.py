@@ -11,7 +11,6 @@ model = dict(
     backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
         type="FPN",
-        in_channels=[128, 320, 512],
         out_channels=256,
         start_level=0,
         add_extra_convs="on_input",

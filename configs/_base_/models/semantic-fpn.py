@@ -11,9 +11,7 @@ model = dict(
         size=(512, 512),
     ),
     backbone=dict(out_indices=(0, 1, 2, 3)),
-    neck=dict(
-        type="FPN", in_channels=[64, 128, 320, 512], out_channels=256, num_outs=4
-    ),
+    neck=dict(type="FPN", out_channels=256, num_outs=4),
     decode_head=dict(
         type="FPNHead",
         in_channels=[256, 256, 256, 256],

@@ -13,7 +13,6 @@ model = dict(
     backbone=dict(out_indices=(0, 1, 2, 3)),
     decode_head=dict(
         type="UPerHead",
-        in_channels=[96, 192, 384, 768],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=512,
@@ -25,7 +24,6 @@ model = dict(
     ),
     auxiliary_head=dict(
         type="FCNHead",
-        in_channels=384,
         in_index=2,
         channels=256,
         num_convs=1,

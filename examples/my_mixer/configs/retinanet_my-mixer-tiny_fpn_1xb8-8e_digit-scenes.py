@@ -1,10 +1,10 @@
 _base_ = [
-    f"{__import__('mlp_backbones').config_dir()}/_base_/{part}.py"
+    f"{__import__('mlp_backbones').config_dir()}/_base_/digit_scenes/{part}.py"
     for part in (
-        "models/digit_scenes_retinanet_fpn",
-        "datasets/digit_scenes_detection",
-        "schedules/digit_scenes_8e",
-        "digit_scenes_runtime_det",
+        "models/retinanet_fpn",
+        "datasets/detection",
+        "schedules/8e",
+        "runtimes/det",
     )
 ]
 custom_imports = dict(imports=["my_mixer"])

@@ -1,0 +1,8 @@
+_base_ = ["../../default_runtime_cls.py"]
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=5, max_keep_ckpts=1),
+    visualization=dict(enable=False),
+)
+randomness = dict(seed=0)

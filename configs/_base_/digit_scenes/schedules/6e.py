@@ -1,0 +1,22 @@
+_base_ = ["8e.py"]
+
+train_cfg = dict(max_epochs=6)
+param_scheduler = [
+    dict(
+        type="LinearLR",
+        start_factor=0.05,
+        by_epoch=True,
+        begin=0,
+        end=1,
+        convert_to_iter_based=True,
+    ),
+    dict(
+        type="CosineAnnealingLR",
+        eta_min=2e-5,
+        T_max=5,
+        by_epoch=True,
+        begin=1,
+        end=6,
+        convert_to_iter_based=True,
+    ),
+]

@@ -1,0 +1,16 @@
+_base_ = [
+    "../_base_/models/image-classifier.py",
+    "../_base_/datasets/imagenet_bs128_224_crop90.py",
+    "../_base_/schedules/imagenet_bs1024_adamw_300e.py",
+    "../_base_/default_runtime_cls_ema.py",
+]
+
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.ConvMLP",
+        arch="m",
+        drop_path_rate=0.1,
+    ),
+    head=dict(in_channels=512),
+)

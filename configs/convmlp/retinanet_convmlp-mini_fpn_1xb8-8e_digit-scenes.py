@@ -1,0 +1,11 @@
+_base_ = [
+    "../_base_/digit_scenes/models/retinanet_fpn.py",
+    "../_base_/digit_scenes/datasets/detection.py",
+    "../_base_/digit_scenes/schedules/8e.py",
+    "../_base_/digit_scenes/runtimes/det.py",
+]
+
+model = dict(
+    backbone=dict(type="mlp_backbones.ConvMLP", arch="mini"),
+    neck=dict(in_channels=[64, 128, 192]),
+)

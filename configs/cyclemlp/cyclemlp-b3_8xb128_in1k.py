@@ -1,0 +1,11 @@
+_base_ = [
+    "../_base_/models/image-classifier.py",
+    "../_base_/datasets/imagenet_bs128_224_repeat-aug.py",
+    "../_base_/schedules/imagenet_bs1024_adamw_300e.py",
+    "../_base_/default_runtime_cls.py",
+]
+
+model = dict(
+    backbone=dict(type="mlp_backbones.CycleMLP", arch="b3", drop_path_rate=0.1),
+    head=dict(in_channels=512),
+)

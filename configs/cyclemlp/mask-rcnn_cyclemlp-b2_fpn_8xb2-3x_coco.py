@@ -1,0 +1,16 @@
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instance_multi-scale.py",
+    "../_base_/schedules/adamw_3x_swin.py",
+    "../_base_/default_runtime_det.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.CycleMLP",
+        arch="b2",
+        drop_path_rate=0.2,
+        init_cfg=dict(type="Pretrained", checkpoint="official"),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

@@ -1,0 +1,18 @@
+_base_ = [
+    "../_base_/models/semantic-fpn.py",
+    "../_base_/datasets/ade20k.py",
+    "../_base_/schedules/adamw_40k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+# No weights of this size can be fetched: give a checkpoint of ImageNet training as
+# model.backbone.init_cfg, see docs/recipes.md.
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.DynaMixer",
+        arch="s",
+        shift_windows=True,
+        drop_path_rate=0.1,
+    ),
+    neck=dict(in_channels=[96, 192, 384, 384]),
+)

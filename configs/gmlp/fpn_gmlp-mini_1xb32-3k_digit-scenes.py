@@ -1,0 +1,11 @@
+_base_ = [
+    "../_base_/digit_scenes/models/semantic-fpn.py",
+    "../_base_/digit_scenes/datasets/segmentation.py",
+    "../_base_/digit_scenes/schedules/3k.py",
+    "../_base_/digit_scenes/runtimes/seg.py",
+]
+
+model = dict(
+    backbone=dict(type="mlp_backbones.GMLP", arch="mini", image_size=64),
+    neck=dict(in_channels=[48, 96, 96, 96]),
+)

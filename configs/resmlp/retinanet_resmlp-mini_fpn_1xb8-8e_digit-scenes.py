@@ -1,0 +1,13 @@
+_base_ = [
+    "../_base_/digit_scenes/models/retinanet_fpn.py",
+    "../_base_/digit_scenes/datasets/detection.py",
+    "../_base_/digit_scenes/schedules/8e.py",
+    "../_base_/digit_scenes/runtimes/det.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.ResMLP", arch="mini", image_size=96, shift_windows=True
+    ),
+    neck=dict(in_channels=[128, 128, 128]),
+)

@@ -1,0 +1,18 @@
+_base_ = [
+    "../_base_/models/upernet.py",
+    "../_base_/datasets/ade20k_bs2.py",
+    "../_base_/schedules/adamw_160k.py",
+    "../_base_/default_runtime_seg.py",
+]
+
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.ResMLP",
+        arch="s36",
+        shift_windows=True,
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="official"),
+    ),
+    decode_head=dict(in_channels=[96, 192, 384, 384]),
+    auxiliary_head=dict(in_channels=384),
+)

@@ -1,0 +1,17 @@
+_base_ = [
+    "../_base_/models/mask-rcnn_fpn.py",
+    "../_base_/datasets/coco_instance.py",
+    "../_base_/schedules/adamw_1x.py",
+    "../_base_/default_runtime_det.py",
+]
+
+# No weights of this size have been published: give a checkpoint of your own ImageNet
+# training as model.backbone.init_cfg, see docs/recipes.md.
+model = dict(
+    backbone=dict(
+        type="mlp_backbones.S2MLPv2",
+        arch="small7",
+        drop_path_rate=0.1,
+    ),
+    neck=dict(in_channels=[96, 192, 384, 384]),
+)
