@@ -390,16 +390,17 @@ def test_the_tool(own_scenes: Path, tmp_path: Path, dataset_config: MakeConfig) 
     code, _, err = run_tool(config, tmp_path, "--decode", "--split", "train")
     assert code == 1
     assert err.splitlines() == [
-        f"error: {bad[0]}: the image file is truncated (no end mark)",
-        f"error: {bad[1]}: the image is 30x30 px, its annotation file says 96x96 px",
+        f"check_dataset.py: error: {bad[0]}: the image file is truncated (no end mark)",
+        f"check_dataset.py: error: {bad[1]}: the image is 30x30 px, its annotation "
+        "file says 96x96 px",
     ]
     code, _, err = run_tool(
         config, tmp_path, "--cfg-options", "train_dataloader.dataset.data_root=/none"
     )
     assert code == 1
     assert err.splitlines() == [
-        "error: train: annotation file /none/annotations/instances_train.json "
-        "does not exist"
+        "check_dataset.py: error: train: annotation file "
+        "/none/annotations/instances_train.json does not exist"
     ]
 
 

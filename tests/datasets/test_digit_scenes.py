@@ -326,7 +326,10 @@ def test_impossible_options(changes: dict, message: str) -> None:
 def test_the_tool_reports_impossible_options_in_one_line(tmp_path: Path) -> None:
     result = run_tool("--out", str(tmp_path / "new"), "--size", "5")
     assert result.returncode == 1
-    assert result.stderr.strip() == "error: size must be 32 to 4096 px, got 5"
+    assert (
+        result.stderr.strip()
+        == "make_digit_scenes.py: error: size must be 32 to 4096 px, got 5"
+    )
     assert not (tmp_path / "new").exists()
 
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from mlp_backbones.engine.cli import add_debug_option, run_tool
+from mlp_backbones.engine.cli import UserError, add_debug_option, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,9 +73,13 @@ def main() -> int:
             make_digit_scenes,
         )
 
-        root = make_digit_scenes(
-            out_dir, DigitScenesOptions(**args), overwrite=overwrite, progress=True
-        )
+        try:
+            options = DigitScenesOptions(**args)
+            root = make_digit_scenes(
+                out_dir, options, overwrite=overwrite, progress=True
+            )
+        except (ValueError, OSError, ImportError) as error:
+            raise UserError(str(error), exit_code=1) from error
         print(f"digit scenes written to {root}")
 
     return run_tool(work, "make_digit_scenes.py", debug)
