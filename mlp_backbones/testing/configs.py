@@ -15,6 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
+from mmengine.utils import digit_version
 from torch import Tensor
 
 from mlp_backbones.config_names import TASKS
@@ -159,11 +160,15 @@ def _detection_sample(model: ConfigDict, index: int, size: int) -> Any:
 
 
 def _segmentation_sample(model: ConfigDict, index: int, size: int) -> Any:
+    import mmseg
     from mmseg.structures import SegDataSample
 
     classes = torch.full((1, size, size), model.decode_head.num_classes - 1)
     classes[:, : size // 2] = index % model.decode_head.num_classes
-    classes[:, :2] = 255  # not labelled
+    weighted = model.decode_head.get("loss_decode", {}).get("class_weight")
+    # Before 1.4, mmseg looks up the weight of the class 255 and fails.
+    if weighted is None or digit_version(mmseg.__version__) >= digit_version("1.4"):
+        classes[:, :2] = 255  # not labelled
     return SegDataSample(gt_sem_seg=PixelData(data=classes))
 
 
