@@ -20,7 +20,7 @@ from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError
-from mlp_backbones.engine.pictures import draw_sample, make_visualizer
+from mlp_backbones.engine.pictures import PictureFolder, draw_sample, make_visualizer
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -270,7 +270,9 @@ def run_inference(
         visualizer = make_visualizer(meta)
     if scope == "mmseg":
         visualizer.alpha = opacity
-    for image, picture in _pictures(images, out_dir).items():
+    pictures = PictureFolder(out_dir / "vis")
+    for image in images:
+        picture = pictures.file_for(str(image))
         with DefaultScope.overwrite_default_scope(scope):
             sample = predict(inferencer, image).cpu()
             draw_sample(
@@ -304,21 +306,10 @@ def check_outputs(
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"{out_dir} is no folder; choose another out_dir")
     taken = {image.resolve() for image in images}
-    for picture in _pictures(images, out_dir).values():
+    pictures = PictureFolder(out_dir / "vis")
+    for picture in (pictures.file_for(str(image)) for image in images):
         if picture.resolve() in taken:
             raise UserError(f"{picture} is an image itself; choose another out_dir")
-
-
-def _pictures(images: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
-    """Give each image a picture of its own."""
-    pictures: dict[Path, Path] = {}
-    for image in images:
-        picture, number = out_dir / "vis" / f"{image.stem}.png", 2
-        while picture in pictures.values():
-            picture = picture.with_name(f"{image.stem}_{number}.png")
-            number += 1
-        pictures[image] = picture
-    return pictures
 
 
 def _to_dict(

@@ -171,19 +171,19 @@ class PictureFolder:
     """Gives each image a file name of its own in one folder.
 
     Args:
-        folder: Made when the first name is asked for.
+        folder: Made when the first picture is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._taken: dict[str, str] = {}
+        self._names: dict[str, str] = {}
 
     def file_for(self, img_path: str) -> Path:
-        """Name of the picture of an image: its stem, with its folder where two meet."""
-        path = Path(img_path)
-        name = path.stem
-        if self._taken.setdefault(name, img_path) != img_path:
-            name = f"{path.parent.name}_{path.stem}"
-            self._taken[name] = img_path
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / f"{name}.png"
+        """Name of the picture of an image: its stem, numbered where two meet."""
+        if img_path not in self._names:
+            name, number = Path(img_path).stem, 2
+            while name in self._names.values():
+                name = f"{Path(img_path).stem}_{number}"
+                number += 1
+            self._names[img_path] = name
+        return self.folder / f"{self._names[img_path]}.png"

@@ -119,5 +119,6 @@ def test_a_foreign_checkpoint_is_refused(tiny, tmp_path):
 
 def test_images_of_one_name_get_pictures_of_their_own(tmp_path):
     folder = PictureFolder(tmp_path / "p")
-    names = [folder.file_for(path).name for path in ("a/1.jpg", "b/1.jpg", "a/1.jpg")]
-    assert names == ["1.png", "b_1.png", "1.png"]
+    paths = ("a/1.jpg", "b/1.jpg", "b/1.png", "a/1.jpg")
+    names = [folder.file_for(path).name for path in paths]
+    assert names == ["1.png", "1_2.png", "1_3.png", "1.png"]
