@@ -26,11 +26,10 @@ FAILURES = {
     r"detected cuda version|cuda_home": "no CUDA toolkit that fits torch: install it, "
     "or run CUDA_VISIBLE_DEVICES= make operators for the CPU only",
     r"new connection|connection refused|connection broken|timed out|name resolution|"
-    r"not known|network is unreachable|max retries|proxyerror": "no network: the "
-    "package index cannot be reached; check it and the network (PIP_INDEX_URL) "
-    "and run the same command again",
-    r"no matching distribution found for (\S+)": "the package index has no {} for this "
-    "Python and system: check PIP_INDEX_URL, PIP_FIND_LINKS and PIP_NO_INDEX",
+    r"not known|network is unreachable|max retries|proxyerror": "no network: the index "
+    "cannot be reached; mend that (see PIP_INDEX_URL) and run the command again",
+    r"no matching distributions? (?:found for|available for .*:)\s+(\S+)": "the "
+    "package index has no {} for this Python: see PIP_INDEX_URL, PIP_FIND_LINKS",
 }
 
 
@@ -40,7 +39,7 @@ def describe_failure(output):
         if found:
             return advice.format(*found.groups())
     errors = re.findall(r"^\s*((?:fatal )?error[: ].*)", output, re.I | re.M)
-    return errors[-1].strip() if errors else "the command failed"
+    return errors[0].strip() if errors else "the command failed"
 
 
 def describe_progress(line):
@@ -109,12 +108,13 @@ class Setup:
             )
             if done.returncode:
                 sys.exit(f"setup: no environment: {describe_failure(done.stdout)}")
-        self.stamp.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
+        for file in (self.stamp, self.log):
+            file.unlink(missing_ok=True)
         # Small, so that a missing network shows at once; the next line needs it.
         self.pip("--retries", "1", "--timeout", "20", "pip>=25.3")
-        build = ("--build-constraint", self.constraints, "--progress-bar", "raw")
-        self.pip(*build, "-e", self.target)
+        # Python compiles what it imports; to compile all takes longer than the rest.
+        options = ("--no-compile", "--progress-bar", "raw", "--build-constraint")
+        self.pip(*options, self.constraints, "-e", self.target)
         for is_last in (False, True):
             code, report = self.run(*self.check, "tests")
             if not code:
@@ -134,8 +134,7 @@ class Setup:
                 "away, or choose another folder, as in VENV=.venv2 make setup"
             )
         folder = next(f for f in (self.venv, *self.venv.parents) if f.exists())
-        has_torch = any(self.venv.glob("lib/*/site-packages/torch"))
-        needed = self.min_free_gib * (0.25 if has_torch else 1)
+        needed = self.min_free_gib / (4 if any(self.venv.glob("lib/*/*/torch")) else 1)
         for place in (folder, tempfile.gettempdir()):
             free = shutil.disk_usage(place).free / 2**30
             if free < needed:

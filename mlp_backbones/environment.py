@@ -238,5 +238,6 @@ def format_report(environment: Environment, task: str | None = None) -> str:
         lines += ["", f"{summary}. To mend it:", f"  {command}"]
     if missing:
         command = environment.install_command(*missing)
-        lines += ["", "To install what is missing:", f"  {command}"]
+        text = f"To install what is missing ({', '.join(dict.fromkeys(missing))}):"
+        lines += ["", text, f"  {command}"]
     return "\n".join(lines)

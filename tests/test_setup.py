@@ -169,9 +169,9 @@ def test_no_network(tmp_path):
         (
             "ERROR: Could not find a version that satisfies the requirement x\n"
             "ERROR: No matching distribution found for torch==2.12.1",
-            "no torch==2.12.1 for this Python",
+            "has no torch==2.12.1 for this Python",
         ),
-        ("ERROR: first\nnoise\nERROR: what it was\nhint: see above", "what it was"),
+        ("ERROR: what it was\nnoise\nERROR: for help visit", "what it was"),
         ("", "the command failed"),
     ],
 )
@@ -188,14 +188,14 @@ def test_failures_of_pip_in_one_line(output, expected):
 # --------------------------------------------- the whole set-up, from made-up packages
 
 
-def pack(folder, name, version, files):
+def pack(folder, name, version, files, requires=""):
     """Write a wheel that holds the given files, each `path: content`."""
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     files = {
         **files,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\n"
-        f"Version: {version}\n",
+        f"Version: {version}\n{requires}",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
         "Tag: py3-none-any\n",
     }
@@ -242,7 +242,8 @@ def wheels(tmp_path):
             _, _, source = MAIN.get(pin.name, ("", "", ""))
             module = MAIN[pin.name][0] if pin.name in MAIN else pin.name
             version = str(pin.specifier).removeprefix("==")
-            pack(folder, pin.name, version, module_files(module, source))
+            requires = "Requires-Dist: opencv-python\n" * (pin.name == "onedl-mmcv")
+            pack(folder, pin.name, version, module_files(module, source), requires)
     for name in ("pip", "setuptools"):
         repack(folder, name)
     return folder
