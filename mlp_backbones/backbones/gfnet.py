@@ -66,8 +66,11 @@ class GlobalFilter(CachingModule):
     def _spectrum(self, size: tuple[int, int]) -> Tensor:
         """Return the filter at a grid of ``size``, complex, (C, H, W // 2 + 1)."""
         weight = resize_filter(self.complex_weight, self.grid_size, size, self.resize)
-        weight = weight.float().permute(2, 0, 1, 3).contiguous()  # (C, H, W', 2)
-        return torch.view_as_complex(weight)
+        weight = weight.float().permute(2, 0, 1, 3)  # (C, H, W', 2)
+        # where a side is 1, contiguous() keeps strides that torch 2.1 refuses to view
+        return torch.view_as_complex(
+            weight.clone(memory_format=torch.contiguous_format)
+        )
 
     def extra_repr(self) -> str:
         """Show the grid and how it is left."""
