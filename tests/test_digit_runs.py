@@ -66,6 +66,7 @@ def test_train_resume_evaluate(run: str, scenes: Path, tmp_path: Path) -> None:
     options = [
         f"data_root={scenes / (part if part in ('ade', 'cls') else '')}",
         "default_hooks.checkpoint.interval=1",
+        "default_hooks.checkpoint.max_keep_ckpts=2",
         "default_hooks.logger.interval=1",
         "train_cfg.val_interval=1",
         *(f"{loader}.batch_size={BATCH}" for loader in loaders),
