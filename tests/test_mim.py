@@ -384,6 +384,7 @@ def check_download_of_a_config(clean, source, folder):
     written = Config.fromfile(folder / f"{CONFIG}.py")
     assert written.to_dict() == Config.fromfile(original).to_dict()
     code = (
+        "import mlp_backbones\n"  # before mmdet: mmcv's operators
         "from mmengine.config import Config\n"
         "from mmengine.registry import MODELS, init_default_scope\n"
         "init_default_scope('mmdet')\n"
