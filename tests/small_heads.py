@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
+from sizes import MICRO
 from torch import nn
 
 WIDTHS = [16, 32, 48, 64]
@@ -38,7 +39,7 @@ def build(scope: str, name: str) -> nn.Module:
     configs = openmmlab_runs.package_folder(scope) / ".mim" / "configs"
     path = configs / (DETECTORS if scope == "mmdet" else SEGMENTORS)[name]
     model = Config.fromfile(path).model
-    model.backbone = {"type": "mlp_backbones.CycleMLP", "arch": "mini"}
+    model.backbone = {"type": "mlp_backbones.CycleMLP", "arch": MICRO["cyclemlp"]}
     model.pop("init_cfg", None)
     model.pop("pretrained", None)
     model = _shrink(model)

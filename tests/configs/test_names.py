@@ -189,7 +189,7 @@ def test_a_missing_part_is_found():
         "retinanet_as-mlp-tiny_fpn_8xb2-1x_coco",  # another family
         "retinanet_cyclemlp_fpn_8xb2-1x_coco",  # no size
         "cyclemlp-b1_in1k",  # no batch
-        "cyclemlp-b1_8xb128_in1k",
+        "cyclemlp_b1_8xb128_in1k",
     ],
 )
 def test_a_name_off_the_rule_is_refused(stem):
