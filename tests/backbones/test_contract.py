@@ -19,6 +19,11 @@ from mlp_backbones.registry import MODELS
 from mlp_backbones.testing.contract import CHECKS, randomise
 
 FAMILIES = sorted(families())
+
+needs_torch_2_5 = pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5),
+    reason="its compiler knows no strict zip, its export no dynamo",
+)
 # One of each skeleton: four stages, one grid of tokens, axes, spectra. That graphs
 # are whole is part of the contract of all; kernels of the others are tested nightly.
 SKELETONS = ("cyclemlp", "mlp_mixer", "vip", "gfnet")
@@ -198,6 +203,7 @@ def test_listed_models_build_and_repeat_nothing(family: str) -> None:
         assert name not in names
 
 
+@needs_torch_2_5
 @pytest.mark.parametrize("family", DEPLOYED)
 def test_compiles(family: str) -> None:
     backbone = randomise(build(family)).train()
@@ -214,6 +220,7 @@ def test_compiles(family: str) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
+@needs_torch_2_5
 @pytest.mark.parametrize("family", DEPLOYED)
 def test_exports(family: str) -> None:
     backbone = randomise(build(family)).eval()
@@ -223,6 +230,7 @@ def test_exports(family: str) -> None:
         torch.testing.assert_close(program.module()(x), backbone(x))
 
 
+@needs_torch_2_5
 @pytest.mark.parametrize("family", DEPLOYED)
 def test_onnx_agrees(family: str, tmp_path) -> None:
     import onnxruntime
