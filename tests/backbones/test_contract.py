@@ -16,13 +16,12 @@ import mlp_backbones
 from mlp_backbones.backbones import MLPBackbone, ResampledBackbone
 from mlp_backbones.factory import families
 from mlp_backbones.registry import MODELS
-from mlp_backbones.testing.contract import CHECKS, randomise
+from mlp_backbones.testing.contract import CHECKS, OLD_COMPILER, randomise
 
 FAMILIES = sorted(families())
 
 needs_torch_2_5 = pytest.mark.skipif(
-    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5),
-    reason="its compiler knows no strict zip, its export no dynamo",
+    OLD_COMPILER, reason="its compiler knows no strict zip, its export no dynamo"
 )
 # One of each skeleton: four stages, one grid of tokens, axes, spectra. That graphs
 # are whole is part of the contract of all; kernels of the others are tested nightly.
