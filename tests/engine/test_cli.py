@@ -3,12 +3,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from mlp_backbones.datasets.checks import DataError
+from mlp_backbones.engine import cli
 from mlp_backbones.engine.cli import run_tool
 from mlp_backbones.engine.errors import UserError, one_line
 
@@ -128,11 +130,24 @@ def policy_at_the_import_of_torch(*command, **variables):
     return found
 
 
-def test_waiting_threads_of_a_tool_sleep_unless_the_user_says_otherwise():
+def test_waiting_threads_of_a_tool_sleep_beside_other_work():
     train = (REPOSITORY / "tools" / "train.py", "missing.py")
-    assert policy_at_the_import_of_torch(*train) == "PASSIVE"
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.5)
+        try:
+            assert policy_at_the_import_of_torch(*train) == "PASSIVE"
+        finally:
+            other.kill()
     found = policy_at_the_import_of_torch(*train, OMP_WAIT_POLICY="ACTIVE")
     assert found == "ACTIVE"
+
+
+def test_waiting_threads_spin_on_a_quiet_machine():
+    environment = {}
+    cli.choose_wait_policy(environment, running=0)
+    assert environment == {}
+    cli.choose_wait_policy(environment, running=1)
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def before_cli(tree):
