@@ -321,9 +321,17 @@ def test_two_processes_train_and_test_together(tiny, tmp_path):
     assert len(pickle.loads(out.read_bytes())) == tiny_runs.NUM_IMAGES
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        # captured and differentiated as by the default, without compiling C++
+        ["--cfg-options", "compile.backend=aot_eager"],
+        pytest.param([], marks=pytest.mark.nightly),
+    ],
+)
 @pytest.mark.slow
-def test_compiled_training_gives_the_same_loss(trained, tiny, tmp_path):
-    command = [TOOLS / "train.py", tiny / "classification.py", "--compile"]
+def test_compiled_training_gives_the_same_loss(trained, tiny, tmp_path, options):
+    command = [TOOLS / "train.py", tiny / "classification.py", "--compile", *options]
     succeed(*command, "--work-dir", tmp_path)
     compiled, plain = scalars(tmp_path), scalars(trained["classification"])
     assert compiled[1]["loss"] == pytest.approx(plain[1]["loss"], rel=1e-3)

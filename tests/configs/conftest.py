@@ -43,11 +43,10 @@ def _place_in_table(path: Path) -> int:
     return sizes.index(name.size) if name.size in sizes else len(sizes)
 
 
-@cache
-def _digits_by_turns() -> frozenset[Path]:
+def _by_turns(paths: list[Path]) -> frozenset[Path]:
     """Take one task a family, by turns, so that all tasks have some."""
     tasks: dict[str, list[Path]] = defaultdict(list)
-    for path in _digits():
+    for path in paths:
         tasks[path.parent.name].append(path)
     return frozenset(
         tasks[family][number % len(tasks[family])]
@@ -78,17 +77,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Hand out configs.
 
     `config_path` is all of them, `step_path` the first size of each family, head and
-    data set, `digit_path` all of digit scenes, and `runner_path` these again: one task
-    for each family, the rest nightly. Most digit scenes are slow for `step_path`.
+    data set, `digit_path` all of digit scenes, and `runner_path` these again. A step
+    at a paper's size is taken in all tasks of CycleMLP and in one of each other
+    family; the rest is nightly, as `backbones/test_dense.py` takes small steps in all.
     """
     paths = find_configs(CONFIG_DIR)
+    papers = [path for path in _first_sizes() if path not in _digits()]
     steps = [path for path in paths if path in _first_sizes()]
-    quick = frozenset(set(paths) - set(_digits())) | _digits_by_turns()
+    quick = _by_turns(sorted(papers)) | _by_turns(_digits())
+    quick |= {path for path in steps if path.parent.name == "cyclemlp"}
     choices = {
         "config_path": lambda: _with_ids(paths),
-        "step_path": lambda: _with_ids(steps, "slow", quick),
+        "step_path": lambda: _with_ids(steps, "nightly", quick),
         "digit_path": lambda: _with_ids(_digits()),
-        "runner_path": lambda: _with_ids(_digits(), "nightly", quick),
+        "runner_path": lambda: _with_ids(_digits(), "nightly", _by_turns(_digits())),
     }
     for name in CHOICES & set(metafunc.fixturenames):
         metafunc.parametrize(name, choices[name]())

@@ -145,13 +145,22 @@ WAYS = {
     "module": (["-m", "mlp_backbones"], ""),
     "name": ([], ""),
 }
+# Each way and each package by day; the other pairs differ in neither.
 TRAININGS = [
-    *(pytest.param(scope, "import") for scope in RUNS),
+    *(pytest.param(scope, "import", marks=pytest.mark.slow) for scope in RUNS),
     pytest.param("mmdet", "module"),
-    pytest.param("mmseg", "module", marks=pytest.mark.slow),
-    pytest.param("mmpretrain", "module", marks=pytest.mark.slow),
-    pytest.param("mmseg", "name", marks=pytest.mark.slow),
+    pytest.param("mmseg", "module", marks=pytest.mark.nightly),
+    pytest.param("mmpretrain", "module", marks=pytest.mark.nightly),
+    pytest.param("mmseg", "name", marks=pytest.mark.nightly),
     pytest.param("mmpretrain", "name", marks=pytest.mark.slow),
+]
+# mmdet's test.py imports its models before it reads the config.
+TESTS = [
+    pytest.param("mmdet", "module", marks=pytest.mark.slow),
+    pytest.param("mmseg", "import", marks=pytest.mark.slow),
+    pytest.param("mmseg", "module", marks=pytest.mark.nightly),
+    pytest.param("mmpretrain", "import", marks=pytest.mark.slow),
+    pytest.param("mmpretrain", "module", marks=pytest.mark.nightly),
 ]
 
 
@@ -205,17 +214,7 @@ def test_their_tool_trains_our_backbone(
     assert metric in log.read_text()  # the evaluation behind the two steps
 
 
-# mmdet's test.py imports its models before it reads the config
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scope", "way"),
-    [
-        (s, w)
-        for s in RUNS
-        for w in ("import", "module")
-        if (s, w) != ("mmdet", "import")
-    ],
-)
+@pytest.mark.parametrize(("scope", "way"), TESTS)
 def test_their_tool_tests_our_backbone(
     scope: str, way: str, folder: Path, environment: dict[str, str]
 ) -> None:
