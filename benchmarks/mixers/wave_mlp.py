@@ -1,4 +1,4 @@
-"""Wave-MLP-T*: depthwise windows and folded norms, beside grouped convolutions."""
+"""Wave-MLP-T*: depthwise windows, beside grouped convolutions."""
 
 import copy
 
@@ -33,8 +33,7 @@ class PlainMixer(nn.Module):
             ),
             mixer.channel(x),
         )
-        pooled = (branches[0] + branches[1] + branches[2]).mean((1, 2), keepdim=True)
-        weights = mixer.reweight.weigh_pooled(pooled)
+        weights = mixer.reweight((branches[0] + branches[1] + branches[2],))
         return mixer.proj(sum(b * w for b, w in zip(branches, weights, strict=True)))
 
     def _mix(

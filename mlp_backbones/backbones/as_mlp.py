@@ -21,8 +21,8 @@ from mlp_backbones.checkpoints.renames import trailing_downsample
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
-    MixerBlock,
-    NormedConvEmbed,
+    ConvEmbed,
+    SampleNorm,
     apply_norm,
 )
 from mlp_backbones.ops import axial_shift, dispatch, shift_taps
@@ -113,12 +113,12 @@ class AxialShiftMixer(nn.Module):
     ) -> None:
         super().__init__()
         self.proj_in = ChannelLinear(dim, dim, bias=bias)
-        self.norm_in = nn.GroupNorm(1, dim, eps=norm_eps)
+        self.norm_in = SampleNorm(dim, eps=norm_eps)
         self.shift_along_width = AxialShift(dim, axis=2, shift_size=shift_size)
         self.shift_along_height = AxialShift(dim, axis=1, shift_size=shift_size)
         self.along_width = ChannelLinear(dim, dim, bias=bias)
         self.along_height = ChannelLinear(dim, dim, bias=bias)
-        self.norm_out = nn.GroupNorm(1, dim, eps=norm_eps)
+        self.norm_out = SampleNorm(dim, eps=norm_eps)
         self.proj_out = ChannelLinear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ class AxialShiftMixer(nn.Module):
         return self.proj_out(apply_norm(self.norm_out, along_width + along_height))
 
 
-class PaddedPatchEmbed(NormedConvEmbed):
+class PaddedPatchEmbed(ConvEmbed):
     """A patch embedding that fills up incomplete patches at the borders with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, *, norm_eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(1, 4 * in_channels, eps=norm_eps)
+        self.norm = SampleNorm(4 * in_channels, eps=norm_eps)
         self.reduction = ChannelLinear(4 * in_channels, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -226,14 +226,13 @@ class ASMLP(MLPBackbone):
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, stride 4."""
-        dim = self.embed_dims[0]
-        return PaddedPatchEmbed(
-            self.in_channels,
-            dim,
-            norm=self.build_out_norm(dim) if self.patch_norm else nn.Identity(),
+        norm = self.build_norm(self.embed_dims[0]) if self.patch_norm else None
+        return self.build_embed(
+            0,
             kernel_size=_PATCH_SIZE,
             stride=_PATCH_SIZE,
-            channels_last=False,
+            norm=norm,
+            embed_class=PaddedPatchEmbed,
         )
 
     def build_downsample(self, stage: int) -> nn.Module:
@@ -241,25 +240,23 @@ class ASMLP(MLPBackbone):
         dims = self.embed_dims
         return PatchMerging(dims[stage - 1], dims[stage], norm_eps=self.norm_eps)
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks of a stage are alike."""
-        dim = self.embed_dims[stage]
-        return MixerBlock(
-            norm1=self.build_out_norm(dim),
-            mixer=AxialShiftMixer(
-                dim,
-                shift_size=self.shift_size,
-                bias=self.mixer_bias,
-                norm_eps=self.norm_eps,
-            ),
-            norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.mlp_ratio)),
-            drop_path_rate=drop_path_rate,
+    def build_mixer(self, stage: int, block: int) -> AxialShiftMixer:
+        """Build one mixer; all blocks of a stage are alike."""
+        return AxialShiftMixer(
+            self.embed_dims[stage],
+            shift_size=self.shift_size,
+            bias=self.mixer_bias,
+            norm_eps=self.norm_eps,
         )
 
-    def build_out_norm(self, dim: int) -> nn.Module:
+    def build_mlp(self, stage: int) -> ChannelMLP:
+        """Build one channel MLP; all blocks of a stage are alike."""
+        dim = self.embed_dims[stage]
+        return ChannelMLP(dim, int(dim * self.mlp_ratio))
+
+    def build_norm(self, dim: int) -> nn.Module:
         """Build a norm over a whole map, for ``apply_norm``."""
-        return nn.GroupNorm(1, dim, eps=self.norm_eps)
+        return SampleNorm(dim, eps=self.norm_eps)
 
     def _init_module(self, module: nn.Module) -> None:
         """Keep torch's start: the release initialises its classifier's head alone."""

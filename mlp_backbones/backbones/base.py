@@ -7,24 +7,28 @@ depths for layer-wise learning rates, and loading of weights.
 """
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mlp_backbones.arguments import positive, positive_int, rate, switch
 from mlp_backbones.backbones.arch import Arch
+from mlp_backbones.backbones.stage import Stage
 from mlp_backbones.checkpoints import (
     CheckpointError,
     CheckpointLayout,
     load_pretrained,
 )
-from mlp_backbones.layers.map_norm import apply_norm
+from mlp_backbones.layers import (
+    ChannelMLP,
+    ConvEmbed,
+    LayerScale,
+    MixerBlock,
+    apply_norm,
+)
 
 MIN_INPUT_SIZE = 32
 
@@ -42,71 +46,6 @@ class CommonArguments(TypedDict, total=False):
     drop_path_rate: float
     with_cp: bool
     init_cfg: InitCfg
-
-
-class Stage(nn.Module):
-    """Optional downsampling, then a run of blocks at one resolution.
-
-    Args:
-        downsample: What leads from the previous stage's map to this one's, or None.
-        blocks: The blocks, each (B, H, W, C) to (B, H, W, C).
-        with_cp: Recompute each block in the backward pass instead of storing it.
-    """
-
-    def __init__(
-        self,
-        downsample: nn.Module | None,
-        blocks: Sequence[nn.Module],
-        *,
-        with_cp: bool = False,
-    ) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H', W', C')."""
-        if self.downsample is not None:
-            x = self.downsample(x)
-        return self.run_blocks(x)
-
-    def run_blocks(self, x: Tensor) -> Tensor:
-        """Pass (B, H, W, C) through the blocks alone."""
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = _checkpointed(block, x)
-            else:
-                x = block(x)
-        return x
-
-
-def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    norms = [
-        module
-        for module in block.modules()
-        if isinstance(module, _BatchNorm) and module.training
-    ]
-    if not norms:
-        return checkpoint(block, x, use_reentrant=False)
-
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _no_running_statistics(norms)
-
-    return checkpoint(block, x, use_reentrant=False, context_fn=contexts)
-
-
-@contextmanager
-def _no_running_statistics(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Let the second of two equal passes leave the running statistics alone."""
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:  # a momentum of 0 keeps what is there; nothing is counted
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, momentum, num_batches_tracked in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked
 
 
 class MLPBackbone(BaseModule, metaclass=ABCMeta):
@@ -187,6 +126,12 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     norm_eps: float = 1e-5
     """Epsilon of the blocks' and output layer norms."""
 
+    branch_scale: float = 1.0
+    """Constant factor on both branches of a block."""
+
+    recompute: bool = False
+    """Whether training computes maps again that cost no matrix product."""
+
     init_cfg: Any
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -266,16 +211,82 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
         None where the stage goes on with the map as it is.
         """
 
-    @abstractmethod
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build block number ``block`` of ``stage``."""
+        """Build block number ``block`` of ``stage``: by default a ``MixerBlock``."""
+        dim = self.embed_dims[stage]
+        return MixerBlock(
+            norm1=self.build_norm(dim),
+            mixer=self.build_mixer(stage, block),
+            norm2=self.build_norm(dim),
+            mlp=self.build_mlp(stage),
+            drop_path_rate=drop_path_rate,
+            branch_scale=self.branch_scale,
+            layer_scale1=self.build_layer_scale(dim),
+            layer_scale2=self.build_layer_scale(dim),
+        )
 
-    def build_out_norm(self, dim: int) -> nn.Module:
-        """Build the norm of one returned map: over the last dimension of (B, H, W, C).
+    def build_mixer(self, stage: int, block: int) -> nn.Module:
+        """Build the token mixer of a block, (B, H, W, C) to (B, H, W, C)."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define build_mixer or build_block"
+        )
+
+    def build_mlp(self, stage: int) -> nn.Module:
+        """Build the channel MLP of a block; it widens as the arch says."""
+        dim = self.embed_dims[stage]
+        ratios = getattr(self.arch, "mlp_ratios", None)
+        ratio = self.arch.mlp_ratio if ratios is None else ratios[stage]
+        return ChannelMLP(dim, int(dim * ratio), recompute=self.recomputes)
+
+    def build_norm(self, dim: int) -> nn.Module:
+        """Build the norm in front of a mixer or MLP: over the last of (B, H, W, C).
 
         Torch's batch and group norms do as well; they are called through a view.
         """
         return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    def build_layer_scale(self, dim: int) -> LayerScale | None:
+        """Build the learnt scale of a block's branch: by default none."""
+        return None
+
+    def build_out_norm(self, dim: int) -> nn.Module:
+        """Build the norm of one returned map: by default as those of the blocks."""
+        return self.build_norm(dim)
+
+    def build_embed(
+        self,
+        stage: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        padding: int = 0,
+        norm: nn.Module | None = None,
+        embed_class: type[ConvEmbed] = ConvEmbed,
+    ) -> ConvEmbed:
+        """Build a strided convolution to a stage: from the image, or the stage before.
+
+        Args:
+            stage: Number of the stage; 0 is the stem's.
+            kernel_size: See :class:`ConvEmbed`, as the next three.
+            stride: Step, in cells of the input.
+            padding: Zero padding on each side, in cells of the input.
+            norm: What the embedded map passes last, or None.
+            embed_class: What is built.
+        """
+        return embed_class(
+            self.embed_dims[stage - 1] if stage else self.in_channels,
+            self.embed_dims[stage],
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=padding,
+            norm=norm,
+            channels_last=stage > 0,
+        )
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether ``recompute`` has an effect: ``with_cp`` saves more by itself."""
+        return self.recompute and not self.with_cp
 
     def block_number(self, stage: int, block: int) -> int:
         """Count a block over all stages, from 0.

@@ -5,7 +5,7 @@ The authors published neither code nor weights; host networks follow timm
 (huggingface/pytorch-image-models, Apache-2.0 licence), the code is written anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,17 +17,14 @@ from typing_extensions import Unpack
 
 from mlp_backbones.arguments import not_negative, one_of, positive, positive_int
 from mlp_backbones.backbones.arch import IsotropicArch, single
-from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.backbones.resmlp import without_final_affine
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     Affine,
-    ChannelMLP,
     ConvEmbed,
     GridMixer,
     LayerScale,
-    MixerBlock,
-    TokenGrid,
     init_lecun_normal,
 )
 from mlp_backbones.ops import dispatch
@@ -70,9 +67,9 @@ def correlate_by_product(x: Tensor, weight: Tensor) -> Tensor:
     batch, num_tokens, dim = x.shape
     groups = len(weight)
     # (B, N, C/G, G) -> (G, N, B, C/G) -> (G, N, B*C/G)
-    x = x.reshape(batch, num_tokens, -1, groups).permute(3, 1, 0, 2)
+    x = x.unflatten(2, (-1, groups)).permute(3, 1, 0, 2)
     x = torch.bmm(circulant(weight), x.reshape(groups, num_tokens, -1))
-    x = x.view(groups, num_tokens, batch, -1).permute(2, 1, 3, 0)
+    x = x.view(groups, num_tokens, batch, dim // groups).permute(2, 1, 3, 0)
     return x.reshape(batch, num_tokens, dim)
 
 
@@ -128,31 +125,30 @@ class CirculantMixer(GridMixer):
         self.lift = lift
         self.weight = nn.Parameter(torch.empty(groups, grid_size[0] * grid_size[1]))
 
-    def mix(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> Tensor:
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        if mask is not None:
-            x = x.masked_fill(~mask, 0)
-        (weight,) = weights
+        return self._correlate(x, self.weight)
+
+    def mix_resized(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C) by lifted vectors."""
+        size = (x.shape[1], x.shape[2])
+        positions = _token_of_offset(self.grid_size, x.device)
+        kernel = self.weight[:, positions].view(-1, 1, *self.grid_size)
+        kernel = (_embed if self.lift == "embed" else _resize)(kernel, size)
+        lifted = kernel.flatten(1)[:, _offset_of_token(size, x.device)]
+        return self._correlate(x, lifted)
+
+    def _correlate(self, x: Tensor, weight: Tensor) -> Tensor:
         tokens = x.flatten(1, 2)  # (B, H, W, C) -> (B, H*W, C)
         on_gpu = dispatch.prefers_gpu_kernel(x)
         enough = _MIN_FFT_TOKENS_GPU if on_gpu else _MIN_FFT_TOKENS_CPU
-        if tokens.shape[1] < enough or torch.onnx.is_in_onnx_export():
+        # there is no Fourier transform of no image
+        small = tokens.shape[1] < enough or len(x) == 0
+        if small or torch.onnx.is_in_onnx_export():
             mixed = correlate_by_product(tokens, weight)
         else:
             mixed = correlate_by_fft(tokens, weight)
         return mixed.unflatten(1, x.shape[1:3])
-
-    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return the vectors for a grid of ``size``."""
-        old = self.grid_size
-        if size == old:
-            return (self.weight,)
-        positions = _token_of_offset(old, self.weight.device)
-        kernel = self.weight[:, positions].view(-1, 1, *old)
-        kernel = (_embed if self.lift == "embed" else _resize)(kernel, size)
-        return (kernel.flatten(1)[:, _offset_of_token(size, self.weight.device)],)
 
     def extra_repr(self) -> str:
         """Show the lift beside the grid."""
@@ -230,7 +226,7 @@ class CCSArch(IsotropicArch):
 
 
 @MODELS.register_module()
-class CCSMLP(ResampledBackbone):
+class CCSMLP(GridBackbone):
     """CCS in an MLP-Mixer or a ResMLP, and a pyramid made of it for any image size.
 
     Everything but the token mixing is the host's.
@@ -240,17 +236,11 @@ class CCSMLP(ResampledBackbone):
             ``resmlp_36_g4`` and ``resmlp_36_g384`` with other numbers of groups,
             ``mini``, or a mapping with ``host`` (``mlp_mixer`` or ``resmlp``),
             ``embed_dim``, ``depth``, ``patch_size``, ``mlp_ratio`` and ``ccs_groups``.
-        image_size: Side of the training images, or height and width, in pixels; with
-            the patch size it says the grid that the weights belong to.
-        grid: ``"interpolate"`` lifts the vectors to the map's grid; ``"window"`` mixes
-            inside windows of the training grid.
-        shift_windows: Whether the windows of every second block are half a window
-            away.
         lift: How vectors are lifted, ``"embed"`` or ``"resize"``; see
             :class:`CirculantMixer`.
         norm_eps: Epsilon of all layer norms.
         init_scale: What the branches of a ``resmlp`` host are scaled by at the start.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`GridBackbone`.
 
     Example:
         >>> import torch
@@ -288,53 +278,32 @@ class CCSMLP(ResampledBackbone):
         self,
         arch: str | Mapping[str, Any] = "mixer_b16",
         *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "interpolate",
-        shift_windows: bool = False,
         lift: str = "embed",
         norm_eps: float = 1e-6,
         init_scale: float = 1e-6,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[GridArguments],
     ) -> None:
         self.lift = one_of("lift", lift, LIFTS)
         self.norm_eps = norm_eps
         self.init_scale = not_negative("init_scale", init_scale)
-        fields = self.resolve_arch(arch)
-        self.constant_drop_path = fields.host == "resmlp"
-        self.token_grid = TokenGrid.of_image(
-            image_size,
-            (fields.patch_size,) * 4,
-            mode=one_of("grid", grid, self.grid_modes),
-            shift_windows=shift_windows,
-        )
+        self.constant_drop_path = self.resolve_arch(arch).host == "resmlp"
         super().__init__(arch, **common)
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block of the host; all blocks are alike."""
-        dim = self.arch.embed_dim
-        number = self.block_number(stage, block)
-        parts: dict[str, Any] = {
-            "mixer": CirculantMixer(
-                self.arch.ccs_groups,
-                lift=self.lift,
-                **self.token_grid.options(stage, number),
-            ),
-            "mlp": ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
-            "drop_path_rate": drop_path_rate,
-        }
-        if self.arch.host == "mlp_mixer":
-            return MixerBlock(
-                norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-                norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-                **parts,
-            )
-        return MixerBlock(
-            norm1=Affine(dim),
-            norm2=Affine(dim),
-            layer_scale1=LayerScale(dim, self.init_scale),
-            layer_scale2=LayerScale(dim, self.init_scale),
-            **parts,
-        )
+    def build_mixer(self, stage: int, block: int) -> CirculantMixer:
+        """Build one mixer; all blocks are alike."""
+        options = self.grid_options(stage, block)
+        return CirculantMixer(self.arch.ccs_groups, lift=self.lift, **options)
+
+    def build_norm(self, dim: int) -> nn.Module:
+        """Build the host's norm in front of a branch."""
+        if self.arch.host == "resmlp":
+            return Affine(dim)
+        return nn.LayerNorm(dim, eps=self.norm_eps)
+
+    def build_layer_scale(self, dim: int) -> LayerScale | None:
+        """Build the learnt scale of a branch, where the host has one."""
+        resmlp = self.arch.host == "resmlp"
+        return LayerScale(dim, self.init_scale) if resmlp else None
 
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build the norm of one level, or the final norm of the host's classifier."""

@@ -16,7 +16,7 @@ from mlp_backbones.arguments import one_of, positive
 from mlp_backbones.backbones.arch import StagedArch, per_stage
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import ChannelMLP, ConvEmbed, DropPath
+from mlp_backbones.layers import ChannelMLP, DropPath
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://shi-labs.com/projects/convmlp/checkpoints/"
@@ -215,13 +215,7 @@ class ConvMLP(MLPBackbone):
 
     def build_downsample(self, stage: int) -> nn.Module:
         """Build the convolution that halves both sides."""
-        return ConvEmbed(
-            self.embed_dims[stage - 1],
-            self.embed_dims[stage],
-            kernel_size=3,
-            stride=2,
-            padding=1,
-        )
+        return self.build_embed(stage, kernel_size=3, stride=2, padding=1)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block: convolutions in the first stage, MLPs in the others."""

@@ -26,7 +26,7 @@ from mlp_backbones.backbones.base import (
 )
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import trailing_downsample
-from mlp_backbones.layers import ChannelLinear, ChannelMLP, MixerBlock
+from mlp_backbones.layers import ChannelLinear
 from mlp_backbones.ops import recomputed
 from mlp_backbones.registry import MODELS
 
@@ -205,11 +205,8 @@ class GroupMixer(nn.Module):
         bottom = rows * side * row_step - height
         right = columns * side * column_step - width
         if bottom or right:
-            x = F.pad(F.linear(x, self.squeeze.weight), (0, 0, 0, right, 0, bottom))
-            x = x + self.squeeze.bias
-        else:
-            x = self.squeeze(x)
-
+            x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        x = self.squeeze(x)
         # (B, H, W, m * d) -> (B, rows, G, step, columns, G, step, m, d)
         x = x.reshape(
             *(batch, rows, side, row_step, columns, side, column_step),
@@ -222,7 +219,7 @@ class GroupMixer(nn.Module):
         x = (x + self.bias.unsqueeze(1)).view(grouped)
         # -> (B, rows, G, step, columns, G, step, m, d)
         x = x.permute(1, 2, 6, 3, 4, 7, 5, 0, 8)
-        x = x.reshape(batch, height + bottom, width + right, self.squeeze.out_features)
+        x = x.reshape(batch, height + bottom, width + right, -1)
         return x[:, :height, :width]
 
     def _layout(
@@ -405,31 +402,22 @@ class CSMixer(MLPBackbone):
             norm_eps=self.norm_eps,
         )
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block: local where its number in the stage is even, else global."""
-        dim = self.embed_dims[stage]
+    def build_mixer(self, stage: int, block: int) -> GroupMixer:
+        """Build one mixer: local where the block's number in the stage is even."""
         sides = [side // 4 >> stage for side in self.image_size]
         group_size = min(self.arch.group_sizes[stage], *sides)
         interval: tuple[int, int] | None = (1, 1)
         if block % 2:
             height, width = (-(-side // group_size) for side in sides)
             interval = (height, width) if self.global_grouping == "fixed" else None
-        recompute = self.recompute and not self.with_cp
-        return MixerBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=GroupMixer(
-                dim,
-                num_heads=self.arch.num_heads[stage],
-                reduced_dim=self.arch.reduced_dims[stage],
-                group_size=group_size,
-                interval=interval,
-                value_bias=self.qkv_bias,
-                recompute=recompute,
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
-            drop_path_rate=drop_path_rate,
-            recompute_mlp=recompute,
+        return GroupMixer(
+            self.embed_dims[stage],
+            num_heads=self.arch.num_heads[stage],
+            reduced_dim=self.arch.reduced_dims[stage],
+            group_size=group_size,
+            interval=interval,
+            value_bias=self.qkv_bias,
+            recompute=self.recomputes,
         )
 
     def _init_module(self, module: nn.Module) -> None:

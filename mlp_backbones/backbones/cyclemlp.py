@@ -16,14 +16,7 @@ from mlp_backbones.backbones.arch import PyramidArch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import interleaved_stage
-from mlp_backbones.layers import (
-    ChannelLinear,
-    ChannelMLP,
-    ConvEmbed,
-    MixerBlock,
-    SplitAttention,
-    blend,
-)
+from mlp_backbones.layers import ChannelLinear, SplitAttention, blend
 from mlp_backbones.ops import axial_shift, channel_linear, recomputed, shift_taps
 from mlp_backbones.registry import MODELS
 
@@ -108,13 +101,13 @@ class CycleMixer(nn.Module):
         """Map (B, H, W, C) to (B, H, W, C)."""
         if not (self.recompute and self.training):
             branches = (self.along_width(x), self.along_height(x), self.channel(x))
-            return self.proj(self.reweight(branches))
+            return self.proj(blend(branches, self.reweight(branches)))
         branches = (
             recomputed(self.along_width, x),
             recomputed(self.along_height, x),
             self.channel(x),
         )
-        return recomputed(self._project, self.reweight.weigh(branches), *branches)
+        return recomputed(self._project, self.reweight(branches), *branches)
 
     def _project(self, weights: Tensor, *branches: Tensor) -> Tensor:
         return self.proj(blend(branches, weights))
@@ -201,46 +194,32 @@ class CycleMLP(MLPBackbone):
     ) -> None:
         self.cycle = positive_int("cycle", cycle)
         self.qkv_bias = switch("qkv_bias", qkv_bias)
-        self.skip_lam = positive("skip_lam", skip_lam)
+        self.branch_scale = 1.0 / positive("skip_lam", skip_lam)
         self.norm_eps = norm_eps
         self.recompute = switch("recompute", recompute)
         super().__init__(arch, **common)
 
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
-        return ConvEmbed(
-            self.in_channels,
-            self.embed_dims[0],
-            kernel_size=7,
-            stride=4,
-            padding=2,
-            channels_last=False,
-        )
+        return self.build_embed(0, kernel_size=7, stride=4, padding=2)
 
     def build_downsample(self, stage: int) -> nn.Module:
         """Build the overlapping convolution that halves both sides."""
-        before, after = self.embed_dims[stage - 1 : stage + 1]
-        return ConvEmbed(before, after, kernel_size=3, stride=2, padding=1)
+        return self.build_embed(stage, kernel_size=3, stride=2, padding=1)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks of a stage are alike."""
-        dim = self.embed_dims[stage]
-        hidden_dim = int(dim * self.arch.mlp_ratios[stage])
-        recompute = self.recompute and not self.with_cp
-        return MixerBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=CycleMixer(
-                dim,
-                cycle=self.cycle,
-                qkv_bias=self.qkv_bias,
-                recompute=recompute and stage >= 2,
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, hidden_dim),
-            drop_path_rate=drop_path_rate,
-            branch_scale=1.0 / self.skip_lam,
-            recompute_mixer=recompute and stage < 2,
-            recompute_mlp=recompute,
+        built: Any = super().build_block(stage, block, drop_path_rate)
+        built.recompute_mixer = self.recomputes and stage < 2
+        return built
+
+    def build_mixer(self, stage: int, block: int) -> CycleMixer:
+        """Build one mixer; all blocks of a stage are alike."""
+        return CycleMixer(
+            self.embed_dims[stage],
+            cycle=self.cycle,
+            qkv_bias=self.qkv_bias,
+            recompute=self.recomputes and stage >= 2,
         )
 
     released_weights: ClassVar[dict[str, str]] = {

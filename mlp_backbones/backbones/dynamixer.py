@@ -5,7 +5,7 @@ code (ziyuwwang/DynaMixer, MIT licence), which came without weights; the code he
 written anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,23 +13,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mlp_backbones.arguments import one_of, positive, positive_int, switch
+from mlp_backbones.arguments import positive_int
 from mlp_backbones.backbones.arch import TwoStrideArch, per_stage
-from mlp_backbones.backbones.resampled import (
-    ResampledArguments,
-    ResampledBackbone,
-    two_stride_grid,
-)
-from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.checkpoints.renames import tell_downsamplings
-from mlp_backbones.layers import (
-    AxialMixer,
-    ChannelLinear,
-    ChannelMLP,
-    MixerBlock,
-    resize_axis,
-)
-from mlp_backbones.ops import channel_linear
+from mlp_backbones.backbones.axial import AxialArguments, AxialBackbone, axial_layout
+from mlp_backbones.layers import AxialMixer, ChannelLinear, linear_samples, map_to_grid
 from mlp_backbones.registry import MODELS
 
 
@@ -54,41 +41,39 @@ class DynamicMix(nn.Module):
         self.num_heads = num_heads
         self.length = length
         self.compress = ChannelLinear(dim, num_heads * reduced_dim)
-        self.generate = nn.Linear(length * reduced_dim, length * length)
+        self.generate = ChannelLinear(length * reduced_dim, length * length)
         self.out = ChannelLinear(dim, dim)
 
-    def forward(
-        self, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Mix lines.
 
         Args:
-            x: Lines, (B, number, L, C).
-            weight: Weight of the generating layer for lines of L tokens.
-            bias: Its bias.
-            mask: True for real tokens, (B, number, L, 1), or None if all are real.
+            x: Lines of any length L', (B, number, L', C).
+            mask: True for real tokens, (B, number, L', 1), or None if all are real.
 
         Returns:
-            The mixed lines, (B, number, L, C).
+            The mixed lines, (B, number, L', C).
         """
         values = x.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
-        mixing = self.mixing_weights(x, weight, bias, mask)
+        mixing = self.mixing_weights(x, mask)
         mixed = mixing.to(x.dtype).transpose(-2, -1) @ values
-        # (B, number, heads, L, C / heads) -> (B, number, L, C)
+        # (B, number, heads, L', C / heads) -> (B, number, L', C)
         return self.out(mixed.transpose(2, 3).flatten(3))
 
-    def mixing_weights(
-        self, x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def mixing_weights(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Generate the weights of lines; the arguments are those of :meth:`forward`.
 
         Returns:
-            Weights (B, number, heads, L, L) from the token of the last dimension but
+            Weights (B, number, heads, L', L') from the token of the last dimension but
             one to that of the last, over which real tokens' sum up to 1.
         """
-        reduced = self.compress(x).unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
-        logits = channel_linear(reduced.flatten(3), weight, bias)
-        logits = logits.unflatten(-1, (x.shape[2], -1))  # (B, number, heads, L, L)
+        length = x.shape[2]
+        reduced = map_to_grid(self.compress(x), 2, self.length)
+        reduced = reduced.unflatten(-1, (self.num_heads, -1)).transpose(2, 3)
+        logits = self.generate(reduced.flatten(3)).unflatten(-1, (self.length, -1))
+        if length != self.length:  # (B, number, heads, L, L) -> (..., L', L')
+            samples = linear_samples(self.length, length, logits)
+            logits = samples @ logits @ samples.t()
         if mask is not None:
             # lines without any real token are mixed, or they would divide 0 by 0
             real = mask | ~mask.any(2, keepdim=True)
@@ -96,18 +81,6 @@ class DynamicMix(nn.Module):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         return logits.softmax(-2)
-
-    def resize_weights(self, length: int) -> tuple[Tensor, Tensor]:
-        """Return weight and bias of the generating layer for lines of ``length``."""
-        # (L * L, L * reduced) -> (L, L, L, reduced)
-        square = (self.length, self.length)
-        weight = self.generate.weight.unflatten(1, (self.length, -1))
-        weight, bias = weight.unflatten(0, square), self.generate.bias.view(square)
-        weight = resize_axis(weight, 2, length, scale=True)
-        for dim in (0, 1):
-            weight = resize_axis(weight, dim, length)
-            bias = resize_axis(bias, dim, length)
-        return weight.flatten(2).flatten(0, 1), bias.flatten()
 
 
 class DynamicMixer(AxialMixer):
@@ -140,21 +113,12 @@ class DynamicMixer(AxialMixer):
             for side in grid_size
         )
 
-    def mix_lines(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def mix_lines(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map (B, H, W, C) to two maps (B, H, W, C)."""
         # columns: (B, H, W, ...) -> (B, W, H, ...) and back
         turned = None if mask is None else mask.transpose(1, 2)
-        columns = self.along_height(x.transpose(1, 2), *weights[:2], turned)
-        return columns.transpose(1, 2), self.along_width(x, *weights[2:], mask)
-
-    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return weight and bias of the generating layers of columns and rows."""
-        height, width = size
-        return *self.along_height.resize_weights(
-            height
-        ), *self.along_width.resize_weights(width)
+        columns = self.along_height(x.transpose(1, 2), turned)
+        return columns.transpose(1, 2), self.along_width(x, mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +138,14 @@ class DynaMixerArch(TwoStrideArch):
                     f"{dim} channels make no {heads} heads"
                 )
 
+    @property
+    def grid_sides(self) -> tuple[int, ...]:
+        """Side of the square token grid of each stage."""
+        return self.resolutions
+
 
 @MODELS.register_module()
-class DynaMixer(ResampledBackbone):
+class DynaMixer(AxialBackbone):
     """DynaMixer, two strides, and a pyramid made of them for any image size.
 
     The layers that generate the weights belong to lines of 32 tokens before the
@@ -188,18 +157,7 @@ class DynaMixer(ResampledBackbone):
             ``depths``, ``resolutions`` (the side of the grid), ``num_heads``,
             ``reduced_dims``, ``transitions`` and ``mlp_ratios``, four values each, and
             ``patch_size``.
-        image_size: Side of the training images, or height and width, in pixels of
-            the official network, where the weights belong to another grid than
-            ``resolutions`` says.
-        grid: ``"window"`` runs the mixer, pooling for the blend included, inside
-            windows of the grid; ``"interpolate"`` resamples the generating layers,
-            which grow with the third power of the map's sides.
-        shift_windows: Whether the windows of every second block are half a window
-            away.
-        qkv_bias: Whether the channel branch of the mixer has a bias.
-        skip_lam: Divisor of both residual branches.
-        norm_eps: Epsilon of the blocks' and output layer norms.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`AxialBackbone`; ``qkv_bias`` is that of the channel branch.
 
     Example:
         >>> import torch
@@ -209,7 +167,6 @@ class DynaMixer(ResampledBackbone):
     """
 
     family = "dynamixer"
-    grid_modes = ("window", "interpolate")
 
     # fmt: off
     arch_settings: ClassVar[Mapping[str, DynaMixerArch]] = {
@@ -239,53 +196,20 @@ class DynaMixer(ResampledBackbone):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "s",
-        *,
-        image_size: int | Sequence[int] | None = None,
-        grid: str = "window",
-        shift_windows: bool = False,
-        qkv_bias: bool = False,
-        skip_lam: float = 1.0,
-        norm_eps: float = 1e-5,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[AxialArguments],
     ) -> None:
-        self.qkv_bias = switch("qkv_bias", qkv_bias)
-        self.skip_lam = positive("skip_lam", skip_lam)
-        self.norm_eps = norm_eps
-        fields, mode = self.resolve_arch(arch), one_of("grid", grid, self.grid_modes)
-        self.token_grid = two_stride_grid(
-            fields, fields.resolutions, image_size, mode, shift_windows
-        )
         super().__init__(arch, **common)
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; those of a stage differ in where their windows begin."""
-        dim = self.embed_dims[stage]
-        return MixerBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=DynamicMixer(
-                dim,
-                num_heads=self.arch.num_heads[stage],
-                reduced_dim=self.arch.reduced_dims[stage],
-                qkv_bias=self.qkv_bias,
-                **self.token_grid.options(stage, self.block_number(stage, block)),
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
-            drop_path_rate=drop_path_rate,
-            branch_scale=1.0 / self.skip_lam,
+    def build_mixer(self, stage: int, block: int) -> DynamicMixer:
+        """Build one mixer; those of a stage differ in where their windows begin."""
+        return DynamicMixer(
+            self.embed_dims[stage],
+            num_heads=self.arch.num_heads[stage],
+            reduced_dim=self.arch.reduced_dims[stage],
+            qkv_bias=self.qkv_bias,
+            **self.grid_options(stage, block),
         )
 
     checkpoint_layouts = (
-        CheckpointLayout(
-            name="DynaMixer release",
-            signature=r"^network\.\d+\.\d+\.attn\.mix_h\.generate\.weight",
-            renames=(
-                (r"^patch_embed\.", "stem."),
-                (r"\.attn\.mix_h\.", ".mixer.along_height."),
-                (r"\.attn\.mix_w\.", ".mixer.along_width."),
-                (r"\.attn\.mlp_c\.", ".mixer.channel."),
-                (r"\.attn\.", ".mixer."),
-            ),
-            convert=tell_downsamplings,
-        ),
+        axial_layout("DynaMixer release", "mix", r"generate\.weight"),
     )

@@ -5,7 +5,7 @@ authors' release (raoyongming/GFNet, MIT licence); the code is written anew.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,22 +16,15 @@ from typing_extensions import Unpack
 
 from mlp_backbones.arguments import not_negative, one_of, positive_int, switch
 from mlp_backbones.backbones.arch import PyramidArch, single
-from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import (
-    CachingModule,
-    ChannelMLP,
-    DropPath,
-    LayerScale,
-    TokenGrid,
-    resize_tokens,
-)
+from mlp_backbones.layers import ChainedBlock, LayerScale
 from mlp_backbones.registry import MODELS
 
 FILTER_RESIZES = ("spectrum", "kernel")
 
 
-class GlobalFilter(CachingModule):
+class GlobalFilter(nn.Module):
     """A circular depthwise convolution as large as the map, in the frequency domain.
 
     Source: paper, section 3.2.
@@ -56,25 +49,28 @@ class GlobalFilter(CachingModule):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         size = (x.shape[1], x.shape[2])
-        spectrum = self.cache.get(self, size, lambda: self._spectrum(size))
-        # FFTs run along the last axes: (B, H, W, C) -> (B, C, H, W), always float32
-        image = x.permute(0, 3, 1, 2).float().contiguous()
+        if len(x) == 0:  # there is no Fourier transform of no image
+            return x * self.complex_weight.sum().to(x.dtype)
+        # single precision at least: transforms of half precision are rare and poor
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight = self.complex_weight.to(dtype)
+        weight = resize_filter(weight, self.grid_size, size, self.resize)
+        # FFTs run along the last axes: (B, H, W, C) -> (B, C, H, W)
+        image = x.permute(0, 3, 1, 2).to(dtype).contiguous()
+        spectrum = torch.fft.rfft2(image) * _as_complex(weight.permute(2, 0, 1, 3))
         # the factors of orthonormal transforms there and back cancel
-        mixed = torch.fft.irfft2(torch.fft.rfft2(image) * spectrum, s=size)
+        mixed = torch.fft.irfft2(spectrum, s=size)
         return mixed.permute(0, 2, 3, 1).to(x.dtype)  # (B, C, H, W) -> (B, H, W, C)
-
-    def _spectrum(self, size: tuple[int, int]) -> Tensor:
-        """Return the filter at a grid of ``size``, complex, (C, H, W // 2 + 1)."""
-        weight = resize_filter(self.complex_weight, self.grid_size, size, self.resize)
-        weight = weight.float().permute(2, 0, 1, 3)  # (C, H, W', 2)
-        # where a side is 1, contiguous() keeps strides that torch 2.1 refuses to view
-        return torch.view_as_complex(
-            weight.clone(memory_format=torch.contiguous_format)
-        )
 
     def extra_repr(self) -> str:
         """Show the grid and how it is left."""
         return f"grid_size={self.grid_size}, resize={self.resize!r}"
+
+
+def _as_complex(pairs: Tensor) -> Tensor:
+    """Read (..., 2) as complex numbers."""
+    # where a side is 1, contiguous() keeps strides that torch 2.1 refuses to view
+    return torch.view_as_complex(pairs.clone(memory_format=torch.contiguous_format))
 
 
 def resize_filter(
@@ -97,14 +93,12 @@ def resize_filter(
     if new == old:
         return weight
     if how == "spectrum":
-        image = weight.float().permute(2, 3, 0, 1).flatten(0, 1)[None]  # (1, 2C, h, w')
+        image = weight.permute(2, 3, 0, 1).flatten(0, 1)[None]  # (1, 2C, h, w')
         image = F.interpolate(
             image, (new[0], new[1] // 2 + 1), mode="bicubic", align_corners=True
         )
-        resized = image[0].unflatten(0, (-1, 2)).permute(2, 3, 0, 1)
-        return resized.to(weight.dtype)
-    spectrum = torch.view_as_complex(weight.float().contiguous())
-    kernel = torch.fft.irfft2(spectrum, s=old, dim=(0, 1))
+        return image[0].unflatten(0, (-1, 2)).permute(2, 3, 0, 1)
+    kernel = torch.fft.irfft2(_as_complex(weight), s=old, dim=(0, 1))
     kernel = kernel.roll((old[0] // 2, old[1] // 2), (0, 1))  # offset 0 to the centre
     top, left = (
         after // 2 - before // 2 for before, after in zip(old, new, strict=True)
@@ -112,11 +106,21 @@ def resize_filter(
     bottom, right = new[0] - old[0] - top, new[1] - old[1] - left
     kernel = F.pad(kernel, (0, 0, left, right, top, bottom))  # crops where negative
     kernel = kernel.roll((-(new[0] // 2), -(new[1] // 2)), (0, 1))
-    resized = torch.view_as_real(torch.fft.rfft2(kernel, dim=(0, 1)))
-    return resized.to(weight.dtype)
+    return torch.view_as_real(torch.fft.rfft2(kernel, dim=(0, 1)))
 
 
-class PositionedEmbed(CachingModule):
+def _resize_positions(
+    vectors: Tensor, old: tuple[int, int], new: tuple[int, int]
+) -> Tensor:
+    """Resample a vector for each token of a grid, (1, N, C), row by row."""
+    if new == old:
+        return vectors
+    image = vectors.transpose(1, 2).unflatten(2, old)  # (1, N, C) -> (1, C, H, W)
+    image = F.interpolate(image, new, mode="bicubic", align_corners=False)
+    return image.flatten(2).transpose(1, 2)
+
+
+class PositionedEmbed(nn.Module):
     """Patch embedding with a learnt vector for each position of the training grid.
 
     Args:
@@ -139,52 +143,8 @@ class PositionedEmbed(CachingModule):
         """Map (B, C, H, W) to (B, H', W', C'); other grids take resampled vectors."""
         x = self.proj(x).permute(0, 2, 3, 1)  # (B, C', H', W') -> (B, H', W', C')
         size = (x.shape[1], x.shape[2])
-        positions = self.cache.get(
-            self,
-            size,
-            lambda: resize_tokens(
-                self.pos_embed, 1, self.grid_size, size, mode="bicubic"
-            ).unflatten(1, size),
-        )
-        return (x + positions).contiguous()
-
-
-class FilterBlock(nn.Module):
-    """``x + scale * mlp(norm2(mixer(norm1(x))))``: one skip around both.
-
-    Source: paper, figure 2; the scale is that of the hierarchical release.
-
-    Args:
-        norm1: Norm in front of the filter.
-        mixer: Global filter, (B, H, W, C) to (B, H, W, C).
-        norm2: Norm between filter and channel MLP.
-        mlp: Channel MLP.
-        layer_scale: Learnt scale of the branch, or None.
-        drop_path_rate: Stochastic depth rate of the branch.
-    """
-
-    def __init__(
-        self,
-        *,
-        norm1: nn.Module,
-        mixer: nn.Module,
-        norm2: nn.Module,
-        mlp: nn.Module,
-        layer_scale: LayerScale | None,
-        drop_path_rate: float,
-    ) -> None:
-        super().__init__()
-        self.norm1 = norm1
-        self.mixer = mixer
-        self.norm2 = norm2
-        self.mlp = mlp
-        self.layer_scale = layer_scale or nn.Identity()
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        branch = self.mlp(self.norm2(self.mixer(self.norm1(x))))
-        return x + self.drop_path(self.layer_scale(branch))
+        positions = _resize_positions(self.pos_embed, self.grid_size, size)
+        return (x + positions.unflatten(1, size)).contiguous()
 
 
 def _read_old_stem(weights: dict[str, Tensor], backbone: Any) -> dict[str, Tensor]:
@@ -238,9 +198,14 @@ class GFNetArch(PyramidArch):
                 f"'hierarchical' is False, got {self.embed_dims!r}"
             )
 
+    @property
+    def transitions(self) -> tuple[bool, ...]:
+        """Whether the stride doubles behind each stage."""
+        return (self.hierarchical,) * 3 + (False,)
+
 
 @MODELS.register_module()
-class GFNet(ResampledBackbone):
+class GFNet(GridBackbone):
     """GFNet: one stride with a pyramid made of it, or four stages, any image size.
 
     ``ti``, ``xs``, ``s`` and ``b`` have one stride, ``h_ti``, ``h_s`` and ``h_b`` four
@@ -252,14 +217,12 @@ class GFNet(ResampledBackbone):
         arch: One of the names above, or a mapping with ``embed_dims``, ``depths``,
             ``mlp_ratios``, four numbers each, ``patch_size``, ``hierarchical`` and
             optionally ``layer_scale``.
-        image_size: Side of the training images, or height and width, in pixels.
-        grid: ``"interpolate"``: filters are resampled to other grids.
         filter_resize: ``"spectrum"`` is the authors' rule, ``"kernel"`` the other; see
             :func:`resize_filter`.
         layer_scale: Initial value of the learnt scale of each branch, 0 for no scale,
             or None for that of the arch.
         norm_eps: Epsilon of the blocks' and output layer norms.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`GridBackbone`.
 
     Example:
         >>> import torch
@@ -302,21 +265,13 @@ class GFNet(ResampledBackbone):
         self,
         arch: str | Mapping[str, Any] = "h_ti",
         *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "interpolate",
         filter_resize: str = "spectrum",
         layer_scale: float | None = None,
         norm_eps: float = 1e-6,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[GridArguments],
     ) -> None:
         self.filter_resize = one_of("filter_resize", filter_resize, FILTER_RESIZES)
-        fields = self.resolve_arch(arch)
-        self.token_grid = TokenGrid.of_image(
-            image_size,
-            [fields.patch_size << stage * fields.hierarchical for stage in range(4)],
-            mode=one_of("grid", grid, self.grid_modes),
-        )
-        self.layer_scale = fields.layer_scale
+        self.layer_scale = self.resolve_arch(arch).layer_scale
         if layer_scale is not None:
             self.layer_scale = not_negative("layer_scale", layer_scale)
         self.norm_eps = norm_eps
@@ -326,10 +281,6 @@ class GFNet(ResampledBackbone):
     def fills_up_images(self) -> bool:
         """Whether images are filled up: four stages take any size by themselves."""
         return not self.arch.hierarchical
-
-    def _transitions(self) -> tuple[bool, ...]:
-        hierarchical = self.arch.hierarchical
-        return (hierarchical, hierarchical, hierarchical, False)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding with its vectors of position."""
@@ -343,13 +294,13 @@ class GFNet(ResampledBackbone):
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks of a stage are alike."""
         dim = self.embed_dims[stage]
-        return FilterBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
+        return ChainedBlock(
+            norm1=self.build_norm(dim),
             mixer=GlobalFilter(
                 dim, self.token_grid.sizes[stage], resize=self.filter_resize
             ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
+            norm2=self.build_norm(dim),
+            mlp=self.build_mlp(stage),
             layer_scale=LayerScale(dim, self.layer_scale) if self.layer_scale else None,
             drop_path_rate=drop_path_rate,
         )
@@ -366,9 +317,8 @@ class GFNet(ResampledBackbone):
             return adapted  # nothing to do, or a file that the loader will refuse
         for key, weight in adapted.items():
             if key == "stem.pos_embed":
-                adapted[key] = resize_tokens(
-                    weight, 1, grid, self.token_grid.sizes[0], mode="bicubic"
-                )
+                new = self.token_grid.sizes[0]
+                adapted[key] = _resize_positions(weight, grid, new)
             match = re.match(r"stages\.([0-3])\..*\.complex_weight$", key)
             if match is None:
                 continue

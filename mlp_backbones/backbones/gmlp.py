@@ -5,22 +5,21 @@ of the vision model; facts and weights are timm's (huggingface/pytorch-image-mod
 Apache-2.0 licence), the code is written anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mlp_backbones.arguments import one_of, positive
+from mlp_backbones.arguments import positive
 from mlp_backbones.backbones.arch import IsotropicArch, single
-from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
     ConvEmbed,
     DropPath,
-    TokenGrid,
     TokenLinear,
     init_lecun_normal,
 )
@@ -123,7 +122,7 @@ class GMLPArch(IsotropicArch):
 
 
 @MODELS.register_module()
-class GMLP(ResampledBackbone):
+class GMLP(GridBackbone):
     """gMLP, one stride, and a pyramid made of it for any image size.
 
     Paper, section 2; sizes of table 1.
@@ -131,16 +130,9 @@ class GMLP(ResampledBackbone):
     Args:
         arch: ``ti16``, ``s16``, ``b16``, ``mini``, or a mapping with ``embed_dim``,
             ``depth``, ``patch_size`` and ``mlp_ratio``.
-        image_size: Side of the training images, or height and width, in pixels; with
-            the patch size it says the grid that the weights belong to.
-        grid: ``"window"`` mixes inside windows of the training grid;
-            ``"interpolate"`` resamples the token matrices, which grow with the square
-            of the area.
-        shift_windows: Whether the windows of every second block are half a window
-            away.
         norm_eps: Epsilon of the blocks' and output layer norms.
         gate_norm_eps: Epsilon of the layer norms in the gates.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`GridBackbone`.
 
     Example:
         >>> import torch
@@ -164,21 +156,12 @@ class GMLP(ResampledBackbone):
         self,
         arch: str | Mapping[str, Any] = "ti16",
         *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "window",
-        shift_windows: bool = False,
         norm_eps: float = 1e-6,
         gate_norm_eps: float = 1e-5,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[GridArguments],
     ) -> None:
         self.norm_eps = norm_eps
         self.gate_norm_eps = positive("gate_norm_eps", gate_norm_eps)
-        self.token_grid = TokenGrid.of_image(
-            image_size,
-            (self.resolve_arch(arch).patch_size,) * 4,
-            mode=one_of("grid", grid, self.grid_modes),
-            shift_windows=shift_windows,
-        )
         super().__init__(arch, **common)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
@@ -188,7 +171,7 @@ class GMLP(ResampledBackbone):
         gate = SpatialGate(
             hidden_dim // 2,
             norm_eps=self.gate_norm_eps,
-            **self.token_grid.options(stage, self.block_number(stage, block)),
+            **self.grid_options(stage, block),
         )
         return GatedBlock(
             norm1=nn.LayerNorm(dim, eps=self.norm_eps),

@@ -21,10 +21,9 @@ from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import (
     ChannelLinear,
-    ChannelMLP,
-    MixerBlock,
-    NormedConvEmbed,
+    ConvEmbed,
     SplitAttention,
+    blend,
 )
 from mlp_backbones.registry import MODELS
 
@@ -139,10 +138,10 @@ class HireMixer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         branches = (self.along_height(x), self.along_width(x), self.channel(x))
-        return self.proj(self.reweight(branches))
+        return self.proj(blend(branches, self.reweight(branches)))
 
 
-class ActivatedConvEmbed(NormedConvEmbed):
+class ActivatedConvEmbed(ConvEmbed):
     """A strided convolution, a norm and a ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -253,48 +252,30 @@ class HireMLP(MLPBackbone):
 
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
-        dim = self.embed_dims[0]
-        return ActivatedConvEmbed(
-            self.in_channels,
-            dim,
-            norm=self.build_out_norm(dim),
-            kernel_size=7,
-            stride=4,
-            padding=2,
-            channels_last=False,
-        )
+        return self._build_embed(0, kernel_size=7, stride=4, padding=2)
 
     def build_downsample(self, stage: int) -> nn.Module:
         """Build the overlapping convolution that halves both sides."""
-        dim = self.embed_dims[stage]
-        return ActivatedConvEmbed(
-            self.embed_dims[stage - 1],
-            dim,
-            norm=self.build_out_norm(dim),
-            kernel_size=3,
-            stride=2,
-            padding=1,
+        return self._build_embed(stage, kernel_size=3, stride=2, padding=1)
+
+    def build_mixer(self, stage: int, block: int) -> HireMixer:
+        """Build one mixer; the rolls of a stage's blocks go round in a cycle."""
+        return HireMixer(
+            self.embed_dims[stage],
+            region_size=self.arch.region_size[stage],
+            shift=self.arch.shift(stage, block),
+            norm_eps=self.norm_eps,
         )
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; the rolls of a stage's blocks go round in a cycle."""
-        dim = self.embed_dims[stage]
-        return MixerBlock(
-            norm1=self.build_out_norm(dim),
-            mixer=HireMixer(
-                dim,
-                region_size=self.arch.region_size[stage],
-                shift=self.arch.shift(stage, block),
-                norm_eps=self.norm_eps,
-            ),
-            norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
-            drop_path_rate=drop_path_rate,
-        )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
+    def build_norm(self, dim: int) -> nn.Module:
         """Build a batch norm, for ``apply_norm``."""
         return nn.BatchNorm2d(dim, eps=self.norm_eps)
+
+    def _build_embed(self, stage: int, **sizes: Any) -> ConvEmbed:
+        norm = self.build_norm(self.embed_dims[stage])
+        return self.build_embed(
+            stage, norm=norm, embed_class=ActivatedConvEmbed, **sizes
+        )
 
     def _init_module(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

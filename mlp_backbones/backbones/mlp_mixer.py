@@ -5,7 +5,7 @@ Paper: arXiv 2105.01601, NeurIPS 2021. Facts follow the authors' release
 also has the gated sizes, both Apache-2.0 licence; the code is written anew.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from logging import WARNING
 from typing import Any, ClassVar
@@ -18,15 +18,13 @@ from typing_extensions import Unpack
 from mlp_backbones.arguments import image_size as image_size_of
 from mlp_backbones.arguments import one_of, positive, positive_int, switch
 from mlp_backbones.backbones.arch import IsotropicArch, single
-from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
     ConvEmbed,
     GatedActivation,
-    MixerBlock,
-    TokenGrid,
     TokenMLP,
     init_lecun_normal,
 )
@@ -47,7 +45,7 @@ class GatedChannelMLP(ChannelMLP):
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__(dim, hidden_dim)
-        self.act = GatedActivation(-1)  # type: ignore[assignment]
+        self.act = GatedActivation()  # type: ignore[assignment]
         self.fc2 = ChannelLinear(hidden_dim // 2, dim)
 
 
@@ -79,7 +77,7 @@ class MixerArch(IsotropicArch):
 
 
 @MODELS.register_module()
-class MlpMixer(ResampledBackbone):
+class MlpMixer(GridBackbone):
     """MLP-Mixer, one stride, and a pyramid made of it for any image size.
 
     Paper, section 2; sizes of table 1. ``gmixer_12`` and ``gmixer_24`` are timm's, with
@@ -96,13 +94,6 @@ class MlpMixer(ResampledBackbone):
             ``gmixer_12``, ``gmixer_24``, ``mini``, or a mapping with ``embed_dim``,
             ``depth``, ``patch_size``, ``tokens_mlp_dim``, ``channels_mlp_dim`` and
             ``gated``.
-        image_size: Side of the training images, or height and width, in pixels; with
-            the patch size it says the grid that the weights belong to.
-        grid: ``"window"`` mixes inside windows of the training grid, which is the
-            paper's own scheme (appendix C); ``"interpolate"`` resamples the token
-            MLPs, whose cost then grows with the square of the area.
-        shift_windows: Whether the windows of every second block are half a window
-            away.
         gelu: ``"erf"``, ``"tanh"``, or None for that of the weights loaded, and erf
             before that. Without effect on gated sizes.
         norm_eps: Epsilon of the blocks' and output layer norms, or None for that of
@@ -113,7 +104,7 @@ class MlpMixer(ResampledBackbone):
             does; or None for that of the weights loaded, and cut before that. Weights
             of an ``image_size`` that is not in whole patches need it named. Without
             effect on a pyramid, which fills images up by itself.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`GridBackbone`.
 
     Example:
         >>> import torch
@@ -162,13 +153,10 @@ class MlpMixer(ResampledBackbone):
         self,
         arch: str | Mapping[str, Any] = "s32",
         *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "window",
-        shift_windows: bool = False,
         gelu: str | None = None,
         norm_eps: float | None = None,
         remainder: str | None = None,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[GridArguments],
     ) -> None:
         asked = {"gelu": gelu, "norm_eps": norm_eps, "remainder": remainder}
         self._asked = {key: value for key, value in asked.items() if value is not None}
@@ -177,15 +165,11 @@ class MlpMixer(ResampledBackbone):
         self.norm_eps = 1e-6 if norm_eps is None else norm_eps
         self.remainder = "cut" if remainder is None else remainder
         patch_size = self.resolve_arch(arch).patch_size
-        sides = image_size_of(image_size, patch_size)
+        image_size = common.get("image_size")
+        sides = image_size_of(224 if image_size is None else image_size, patch_size)
         if self.remainder != "cut":
             sides = tuple(side + -side % patch_size for side in sides)
-        self.token_grid = TokenGrid.of_image(
-            sides,
-            (patch_size,) * 4,
-            mode=one_of("grid", grid, self.grid_modes),
-            shift_windows=shift_windows,
-        )
+        common["image_size"] = sides
         super().__init__(arch, **common)
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
@@ -254,24 +238,21 @@ class MlpMixer(ResampledBackbone):
                 part.approximate = GELUS[self.gelu]
         return changed
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks are alike."""
-        dim, hidden_dim = self.arch.embed_dim, self.arch.channels_mlp_dim
-        gated, gelu = self.arch.gated, GELUS[self.gelu]
-        return MixerBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=TokenMLP(
-                hidden_dim=self.arch.tokens_mlp_dim,
-                gelu=gelu,
-                gated=gated,
-                **self.token_grid.options(stage, self.block_number(stage, block)),
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=GatedChannelMLP(dim, hidden_dim)
-            if gated
-            else ChannelMLP(dim, hidden_dim, gelu=gelu),
-            drop_path_rate=drop_path_rate,
+    def build_mixer(self, stage: int, block: int) -> TokenMLP:
+        """Build one token MLP; all blocks are alike."""
+        return TokenMLP(
+            hidden_dim=self.arch.tokens_mlp_dim,
+            gelu=GELUS[self.gelu],
+            gated=self.arch.gated,
+            **self.grid_options(stage, block),
         )
+
+    def build_mlp(self, stage: int) -> ChannelMLP:
+        """Build one channel MLP; all blocks are alike."""
+        dim, hidden_dim = self.arch.embed_dim, self.arch.channels_mlp_dim
+        if self.arch.gated:
+            return GatedChannelMLP(dim, hidden_dim)
+        return ChannelMLP(dim, hidden_dim, gelu=GELUS[self.gelu])
 
     def _init_module(self, module: nn.Module) -> None:
         """Initialise as timm does: where there are gates, they begin half open."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
@@ -18,7 +17,7 @@ from mlp_backbones.backbones.arch import PyramidArch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import trailing_downsample
-from mlp_backbones.layers import ChannelMLP, DropPath, LayerScale, NormedConvEmbed
+from mlp_backbones.layers import ChainedBlock, LayerScale
 from mlp_backbones.registry import MODELS
 
 _RELEASE = (
@@ -47,12 +46,31 @@ def split_channels(dim: int, num_groups: int) -> list[int]:
     return [size] * (num_groups - 1) + [rest]
 
 
+class ChannelFilter(nn.Conv2d):
+    """A depthwise convolution that keeps the map's size.
+
+    It is torch's; only a kernel of one cell is applied as the scale that it is.
+
+    Args:
+        dim: Channels in and out.
+        size: Side of the kernels, in cells, odd.
+    """
+
+    def __init__(self, dim: int, size: int) -> None:
+        super().__init__(dim, dim, size, padding=size // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C, H, W)."""
+        if self.kernel_size == (1, 1) and self.bias is not None:
+            return torch.addcmul(self.bias[:, None, None], x, self.weight[:, 0])
+        return super().forward(x)
+
+
 class MixShift(nn.Module):
     """Shift groups of channels along an axis, filter them, and add both axes' results.
 
     Group g moves ``shift_dist[g]`` cells and is then filtered by a depthwise kernel of
-    its own. What both axes have in common is done once: the group that does not move
-    is filtered once by the sum of its kernels, and a kernel of one cell is a scale.
+    its own.
 
     Source: paper, section 3.2. The figure there filters and then shifts; at the borders
     that differs, and the release, which is followed here, shifts first.
@@ -79,7 +97,7 @@ class MixShift(nn.Module):
         self.circular = circular
         self.along_width, self.along_height = (
             nn.ModuleList(
-                nn.Conv2d(dim, dim, size, padding=size // 2, groups=dim)
+                ChannelFilter(dim, size)
                 for dim, size in zip(self.group_dims, mix_size, strict=True)
             )
             for _ in range(2)
@@ -88,80 +106,31 @@ class MixShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         groups = x.split(self.group_dims, dim=-1)
-        mixed = [self._mix(group, index) for index, group in enumerate(groups)]
-        return torch.cat(mixed, dim=-1)
-
-    def _mix(self, x: Tensor, group: int) -> Tensor:
-        along_width: Any = self.along_width[group]
-        along_height: Any = self.along_height[group]
-        kernels = (along_width.weight, along_height.weight)  # (C_g, 1, k, k)
-        bias = along_width.bias + along_height.bias
-        distance = self.shift_dist[group]
-        if distance == 0:
-            return _filter(x, kernels[0] + kernels[1], bias)
-        across, down = self._shift(x, distance, 2), self._shift(x, distance, 1)
-        if kernels[0].shape[-1] == 1:
-            scaled = _filter(across, kernels[0], bias)
-            return torch.addcmul(scaled, down, kernels[1].flatten())
-        both = _filter(torch.cat((across, down), dim=-1), torch.cat(kernels), None)
-        filtered_across, filtered_down = both.chunk(2, dim=-1)
-        return filtered_across + filtered_down + bias
+        mixed = [
+            along_width(self._shift(group, distance, 2))
+            + along_height(self._shift(group, distance, 1))
+            for group, distance, along_width, along_height in zip(
+                groups,
+                self.shift_dist,
+                self.along_width,
+                self.along_height,
+                strict=True,
+            )
+        ]
+        # (B, C, H, W) -> (B, H, W, C)
+        return torch.cat([part.permute(0, 2, 3, 1) for part in mixed], dim=-1)
 
     def _shift(self, x: Tensor, distance: int, dim: int) -> Tensor:
-        if self.circular:
-            return torch.roll(x, distance, dim)
+        """Shift (B, H, W, C) along an axis, to (B, C, H, W) in channels_last memory."""
         size = x.shape[dim]
-        distance = max(-size, min(distance, size))
-        zeros = torch.zeros_like(x.narrow(dim, 0, abs(distance)))
-        if distance > 0:
-            return torch.cat((zeros, x.narrow(dim, 0, size - distance)), dim)
-        return torch.cat((x.narrow(dim, -distance, size + distance), zeros), dim)
-
-
-def _filter(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """Filter each channel of (B, H, W, C) by its kernel of (C, 1, k, k)."""
-    size = kernel.shape[-1]
-    if size == 1 and bias is not None:
-        return torch.addcmul(bias, x, kernel.flatten())  # (C, 1, 1, 1) -> (C,)
-    # (B, H, W, C) -> (B, C, H, W), a view in channels_last memory format, and back
-    x = x.contiguous().permute(0, 3, 1, 2)
-    x = F.conv2d(x, kernel, bias, padding=size // 2, groups=len(kernel))
-    return x.permute(0, 2, 3, 1)
-
-
-class MixShiftBlock(nn.Module):
-    """``x + scale * mlp(norm2(mixer(x)))``: one residual around the whole block.
-
-    Source: paper, section 3.2; layer scale as in ConvNeXt (arXiv 2201.03545).
-
-    Args:
-        mixer: The shifts and filters.
-        norm2: The norm between mixer and channel MLP.
-        mlp: The channel MLP.
-        dim: Number of channels.
-        drop_path_rate: Stochastic depth rate of the branch.
-    """
-
-    def __init__(
-        self,
-        *,
-        mixer: MixShift,
-        norm2: nn.Module,
-        mlp: ChannelMLP,
-        dim: int,
-        drop_path_rate: float = 0.0,
-    ) -> None:
-        super().__init__()
-        self.layer_scale = LayerScale(dim, _INIT_SCALE)
-        self.mixer = mixer
-        self.norm2 = norm2
-        self.mlp = mlp
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        branch = self.mlp(self.norm2(self.mixer(x)))
-        return x + self.drop_path(self.layer_scale(branch))
+        if distance and self.circular:
+            x = torch.roll(x, distance, dim)
+        elif distance:
+            distance = max(-size, min(distance, size))
+            zeros = torch.zeros_like(x.narrow(dim, 0, abs(distance)))
+            kept = x.narrow(dim, max(-distance, 0), size - abs(distance))
+            x = torch.cat((zeros, kept) if distance > 0 else (kept, zeros), dim)
+        return x.contiguous().permute(0, 3, 1, 2)
 
 
 def _check_shift_dist(shift_dist: Sequence[int]) -> tuple[int, ...]:
@@ -264,40 +233,27 @@ class MSMLP(MLPBackbone):
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, stride 4."""
-        dim = self.embed_dims[0]
-        return NormedConvEmbed(
-            self.in_channels,
-            dim,
-            norm=self.build_out_norm(dim) if self.patch_norm else nn.Identity(),
-            kernel_size=4,
-            stride=4,
-            channels_last=False,
-        )
+        norm = self.build_norm(self.embed_dims[0]) if self.patch_norm else None
+        return self.build_embed(0, kernel_size=4, stride=4, norm=norm)
 
     def build_downsample(self, stage: int) -> nn.Module:
         """Build the convolution that halves both sides, and its norm."""
-        dim = self.embed_dims[stage]
-        return NormedConvEmbed(
-            self.embed_dims[stage - 1],
-            dim,
-            norm=self.build_out_norm(dim),
-            kernel_size=2,
-            stride=2,
-        )
+        norm = self.build_norm(self.embed_dims[stage])
+        return self.build_embed(stage, kernel_size=2, stride=2, norm=norm)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks of a stage are alike."""
         dim = self.embed_dims[stage]
-        return MixShiftBlock(
+        return ChainedBlock(
             mixer=MixShift(
                 dim,
                 mix_size=self.mix_size[stage],
                 shift_dist=self.shift_dist,
                 circular=self.circular,
             ),
-            norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
-            dim=dim,
+            norm2=self.build_norm(dim),
+            mlp=self.build_mlp(stage),
+            layer_scale=LayerScale(dim, _INIT_SCALE),
             drop_path_rate=drop_path_rate,
         )
 

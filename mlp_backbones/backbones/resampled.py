@@ -1,5 +1,6 @@
 """Backbones of one or two strides, and the pyramid that is made of them."""
 
+import itertools
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -8,15 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mlp_backbones.arguments import switch
-from mlp_backbones.backbones.arch import TwoStrideArch
+from mlp_backbones.arguments import one_of, switch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
-from mlp_backbones.layers import (
-    ConvEmbed,
-    PyramidResample,
-    TokenGrid,
-    resample_patch_kernel,
-)
+from mlp_backbones.layers import PyramidResample, TokenGrid, resample_patch_kernel
 
 
 class ResampledArguments(CommonArguments, total=False):
@@ -75,11 +70,7 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
     @property
     def native_strides(self) -> tuple[int, ...]:
         """Stride of each stage's map, in pixels of the image."""
-        stride, strides = self.patch_size, []
-        for transition in self._transitions():
-            strides.append(stride)
-            stride *= 2 if transition else 1
-        return tuple(strides)
+        return _strides(self.arch, self.patch_size)
 
     @property
     def fills_up_images(self) -> bool:
@@ -104,26 +95,15 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding: one convolution, kernel and stride alike."""
-        return self.build_patch_embed()
-
-    def build_patch_embed(self) -> ConvEmbed:
-        """Build the convolution (B, C, H, W) to (B, H / patch, W / patch, C')."""
-        return ConvEmbed(
-            self.in_channels,
-            self.embed_dims[0],
-            kernel_size=self.patch_size,
-            stride=self.patch_size,
-            channels_last=False,
-        )
+        return self.build_embed(0, kernel_size=self.patch_size, stride=self.patch_size)
 
     def build_downsample(self, stage: int) -> nn.Module | None:
         """Build the convolution between two stages where stride or width change."""
-        merges = self._transitions()[stage - 1]
+        size = 2 if _transitions(self.arch)[stage - 1] else 1
         before, after = self.embed_dims[stage - 1 : stage + 1]
-        if not merges and before == after:
+        if size == 1 and before == after:
             return None
-        size = 2 if merges else 1
-        return ConvEmbed(before, after, kernel_size=size, stride=size)
+        return self.build_embed(stage, kernel_size=size, stride=size)
 
     def adapt_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Resample the patch kernel of official weights to the patch size built.
@@ -137,9 +117,6 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
             kernel = resample_patch_kernel(weights[key], self.patch_size)
             return {**weights, key: kernel}
         return weights
-
-    def _transitions(self) -> tuple[bool, ...]:
-        return getattr(self.arch, "transitions", (False,) * len(self.stage_strides))
 
     def _describe_outputs(self) -> tuple[list[int], list[int]]:
         native = self.native_strides
@@ -186,30 +163,76 @@ class ResampledBackbone(MLPBackbone, metaclass=ABCMeta):
         return levels
 
 
-def two_stride_grid(
-    arch: TwoStrideArch,
-    sides: Sequence[int],
-    image_size: int | Sequence[int] | None,
-    mode: str,
-    shift_windows: bool,
-) -> TokenGrid:
-    """Return the grids that the weights of a backbone of two strides belong to.
+def _transitions(arch: Any) -> tuple[bool, ...]:
+    """Return behind which stages of an architecture the stride doubles."""
+    return getattr(arch, "transitions", (False,) * 4)
+
+
+def _strides(arch: Any, patch_size: int) -> tuple[int, ...]:
+    """Return the stride of each stage of an architecture with such patches."""
+    doublings = itertools.accumulate(_transitions(arch)[:-1], initial=0)
+    return tuple(patch_size << count for count in doublings)
+
+
+class GridArguments(ResampledArguments, total=False):
+    """Arguments that every :class:`GridBackbone` takes."""
+
+    image_size: int | Sequence[int] | None
+    grid: str | None
+    shift_windows: bool
+
+
+class GridBackbone(ResampledBackbone, metaclass=ABCMeta):
+    """A backbone whose mixing weights belong to the token grid of training images.
+
+    On other grids it mixes by one of its ``grid_modes``. At the training size all
+    modes are the official network.
 
     Args:
-        arch: The architecture.
-        sides: Side of the square grid of each stage, in tokens, as the arch has it.
+        arch: See :class:`ResampledBackbone`.
         image_size: Side of the training images, or height and width, in pixels of the
-            official patch size, where the weights belong to another grid; or None.
-        mode: See :class:`TokenGrid`.
-        shift_windows: See :class:`TokenGrid`.
+            official network; with the patch size it says the grid that the weights
+            belong to. None for the grid that the arch names, or else for 224.
+        grid: ``"window"`` mixes inside windows of the training grid;
+            ``"interpolate"`` mixes as weights resampled to the map's grid would. None
+            for the first of ``grid_modes``.
+        shift_windows: Whether the windows of every second block are half a window
+            away, so that neighbours exchange.
+        common: See :class:`ResampledBackbone`.
     """
-    if image_size is None:
-        sizes = tuple((side, side) for side in sides)
-        return TokenGrid(sizes, mode, shift_windows)
-    stride, strides = arch.patch_size, []
-    for doubles in arch.transitions:
-        strides.append(stride)
-        stride *= 2 if doubles else 1
-    return TokenGrid.of_image(
-        image_size, strides, mode=mode, shift_windows=shift_windows
-    )
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any],
+        *,
+        image_size: int | Sequence[int] | None = None,
+        grid: str | None = None,
+        shift_windows: bool = False,
+        **common: Unpack[ResampledArguments],
+    ) -> None:
+        fields = self.resolve_arch(arch)
+        mode = self.grid_modes[0] if grid is None else grid
+        one_of("grid", mode, self.grid_modes)
+        if switch("shift_windows", shift_windows) and "window" not in self.grid_modes:
+            raise ValueError(f"{type(self).__name__} has no windows that shift_windows")
+        sides = getattr(fields, "grid_sides", None)
+        if image_size is None and sides is not None:
+            sizes = tuple((side, side) for side in sides)
+            self.token_grid = TokenGrid(sizes, mode, shift_windows)
+        else:
+            self.token_grid = TokenGrid.of_image(
+                224 if image_size is None else image_size,
+                _strides(fields, fields.patch_size),
+                mode=mode,
+                shift_windows=shift_windows,
+            )
+        super().__init__(arch, **common)
+
+    def grid_options(self, stage: int, block: int) -> dict[str, Any]:
+        """Return the arguments of a block's :class:`mlp_backbones.layers.GridMixer`.
+
+        Args:
+            stage: Number of the stage.
+            block: Number of the block in it.
+        """
+        return self.token_grid.options(stage, self.block_number(stage, block))

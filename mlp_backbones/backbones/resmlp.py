@@ -6,25 +6,18 @@ authors' release (facebookresearch/deit, Apache-2.0 licence); the code is writte
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from mlp_backbones.arguments import one_of, positive
+from mlp_backbones.arguments import positive
 from mlp_backbones.backbones.arch import IsotropicArch, single
-from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import (
-    Affine,
-    ChannelMLP,
-    LayerScale,
-    MixerBlock,
-    TokenGrid,
-    TokenLinear,
-)
+from mlp_backbones.layers import Affine, LayerScale, TokenLinear
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://dl.fbaipublicfiles.com/deit/"
@@ -54,7 +47,7 @@ class ResMLPArch(IsotropicArch):
 
 
 @MODELS.register_module()
-class ResMLP(ResampledBackbone):
+class ResMLP(GridBackbone):
     """ResMLP, one stride, and a pyramid made of it for any image size.
 
     A block is one linear layer over all tokens and a channel MLP, each between an
@@ -69,14 +62,7 @@ class ResMLP(ResampledBackbone):
         arch: ``s12``, ``s24``, ``s36``, ``b24``, ``b24_8``, ``mini``, or a mapping
             with ``embed_dim``, ``depth``, ``patch_size``, ``mlp_ratio`` and
             ``init_scale``, which all branches are scaled by at the start.
-        image_size: Side of the training images, or height and width, in pixels; with
-            the patch size it says the grid that the weights belong to.
-        grid: ``"window"`` mixes inside windows of the training grid;
-            ``"interpolate"`` resamples the token matrices, which grow with the square
-            of the area.
-        shift_windows: Whether the windows of every second block are half a window
-            away.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`GridBackbone`.
 
     Example:
         >>> import torch
@@ -113,33 +99,21 @@ class ResMLP(ResampledBackbone):
     def __init__(
         self,
         arch: str | Mapping[str, Any] = "s12",
-        *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "window",
-        shift_windows: bool = False,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[GridArguments],
     ) -> None:
-        self.token_grid = TokenGrid.of_image(
-            image_size,
-            (self.resolve_arch(arch).patch_size,) * 4,
-            mode=one_of("grid", grid, self.grid_modes),
-            shift_windows=shift_windows,
-        )
         super().__init__(arch, **common)
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks are alike."""
-        dim = self.arch.embed_dim
-        number = self.block_number(stage, block)
-        return MixerBlock(
-            norm1=Affine(dim),
-            mixer=TokenLinear(**self.token_grid.options(stage, number)),
-            norm2=Affine(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
-            drop_path_rate=drop_path_rate,
-            layer_scale1=LayerScale(dim, self.arch.init_scale),
-            layer_scale2=LayerScale(dim, self.arch.init_scale),
-        )
+    def build_mixer(self, stage: int, block: int) -> TokenLinear:
+        """Build one linear layer over tokens; all blocks are alike."""
+        return TokenLinear(**self.grid_options(stage, block))
+
+    def build_norm(self, dim: int) -> nn.Module:
+        """Build the affine map in front of a branch."""
+        return Affine(dim)
+
+    def build_layer_scale(self, dim: int) -> LayerScale:
+        """Build the learnt scale of a branch."""
+        return LayerScale(dim, self.arch.init_scale)
 
     def build_out_norm(self, dim: int) -> nn.Module:
         """Build the norm of one level, or the classifier's affine map."""

@@ -19,9 +19,7 @@ from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     Affine,
     ChannelLinear,
-    ChannelMLP,
     MixerBlock,
-    NormedConvEmbed,
 )
 from mlp_backbones.ops import spatial_shift
 from mlp_backbones.registry import MODELS
@@ -158,16 +156,9 @@ class S2MLP(ResampledBackbone):
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, with a norm behind it or without."""
-        if not self.stem_norm:
-            return self.build_patch_embed()
-        return NormedConvEmbed(
-            self.in_channels,
-            self.arch.embed_dim,
-            norm=self._build_norm(),
-            kernel_size=self.patch_size,
-            stride=self.patch_size,
-            channels_last=False,
-        )
+        size = self.patch_size
+        norm = self._build_norm() if self.stem_norm else None
+        return self.build_embed(0, kernel_size=size, stride=size, norm=norm)
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
         """Build one block; all blocks are alike."""
@@ -180,7 +171,7 @@ class S2MLP(ResampledBackbone):
             norm1=self._build_norm(scale),
             mixer=SpatialShiftMixer(dim),
             norm2=self._build_norm(scale),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratio)),
+            mlp=self.build_mlp(stage),
             drop_path_rate=drop_path_rate,
         )
 

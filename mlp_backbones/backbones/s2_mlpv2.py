@@ -15,12 +15,7 @@ from mlp_backbones.arguments import one_of, positive, switch
 from mlp_backbones.backbones.arch import TwoStrideArch
 from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
-from mlp_backbones.layers import (
-    ChannelLinear,
-    ChannelMLP,
-    MixerBlock,
-    NormedConvEmbed,
-)
+from mlp_backbones.layers import ChannelLinear
 from mlp_backbones.ops import blend_shifted, direction_mask, shifted_means
 from mlp_backbones.registry import MODELS
 
@@ -194,30 +189,15 @@ class S2MLPv2(ResampledBackbone):
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding, with a layer norm behind it or without."""
-        if not self.stem_norm:
-            return self.build_patch_embed()
-        dim = self.embed_dims[0]
-        return NormedConvEmbed(
-            self.in_channels,
-            dim,
-            norm=nn.LayerNorm(dim, eps=self.norm_eps),
-            kernel_size=self.patch_size,
-            stride=self.patch_size,
-            channels_last=False,
-        )
+        size = self.patch_size
+        norm = self.build_norm(self.embed_dims[0]) if self.stem_norm else None
+        return self.build_embed(0, kernel_size=size, stride=size, norm=norm)
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks of a stage are alike."""
+    def build_mixer(self, stage: int, block: int) -> SplitShiftMixer:
+        """Build one mixer; all blocks of a stage are alike."""
         dim = self.embed_dims[stage]
-        return MixerBlock(
-            norm1=nn.LayerNorm(dim, eps=self.norm_eps),
-            mixer=SplitShiftMixer(
-                dim, max(int(dim * self.split_ratio), 1), pool=self.split_pool
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
-            drop_path_rate=drop_path_rate,
-        )
+        hidden_dim = max(int(dim * self.split_ratio), 1)
+        return SplitShiftMixer(dim, hidden_dim, pool=self.split_pool)
 
     checkpoint_layouts = (
         CheckpointLayout(

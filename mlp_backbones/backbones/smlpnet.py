@@ -17,14 +17,13 @@ from mlp_backbones.backbones.arch import PyramidArch
 from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
-    ChannelMLP,
-    GridMixer,
-    MixerBlock,
+    ChannelLinear,
     TokenGrid,
-    apply_norm,
-    resize_axis,
+    TransposedLinear,
+    grid_to_map,
+    map_to_grid,
+    plan_windows,
 )
-from mlp_backbones.ops import channel_linear, dispatch, fold_batch_norm
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/microsoft/SPACH/releases/download/v1.0/"
@@ -74,7 +73,7 @@ class PatchConv(nn.Module):
         return self.proj(x).permute(0, 2, 3, 1).contiguous()
 
 
-class SparseMixer(GridMixer):
+class SparseMixer(nn.Module):
     """A depthwise convolution, then lines of tokens mixed along either axis.
 
     The activated map, its rows mixed along the width and its columns mixed along the
@@ -83,13 +82,12 @@ class SparseMixer(GridMixer):
     the release's class ``sMLPBlock``.
 
     With ``grid="window"`` each line is cut into runs of the training length, rows and
-    columns independently; a shorter run at the border takes a part of the matrix,
-    which leaves the absent tokens out. With ``grid="interpolate"`` the matrices are
-    resampled to whole lines.
+    columns independently; zeros fill up a shorter run at the border. With
+    ``grid="interpolate"`` the matrices are resampled to whole lines.
 
     Args:
         dim: Channels in and out.
-        grid_size: See :class:`GridMixer`, as all that follow.
+        grid_size: Height and width of the training grid, in tokens.
         norm_eps: Epsilon of the batch norm.
         grid: ``"window"`` or ``"interpolate"``.
         window_offset: Where the first whole run begins along height and width.
@@ -104,110 +102,50 @@ class SparseMixer(GridMixer):
         grid: str = "window",
         window_offset: tuple[int, int] = (0, 0),
     ) -> None:
-        super().__init__(grid_size, grid=grid, window_offset=window_offset)
+        super().__init__()
+        self.grid_size = grid_size
+        self.grid = grid
+        self.window_offset = window_offset
         height, width = grid_size
         self.act = nn.GELU()
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.norm = nn.BatchNorm2d(dim, eps=norm_eps)
-        self.along_width = nn.Linear(width, width)  # the release's proj_h
-        self.along_height = nn.Linear(height, height)  # the release's proh_w
-        self.fuse = nn.Linear(3 * dim, dim, bias=False)
+        self.along_width = TransposedLinear(width, width)  # the release's proj_h
+        self.along_height = TransposedLinear(height, height)  # the release's proh_w
+        self.fuse = ChannelLinear(3 * dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        size = (x.shape[1], x.shape[2])
-        whole = self.grid == "interpolate"
-        weights = self.weights_for(size if whole else self.grid_size)
-        return self.mix(self._activate(x), weights, None)
-
-    def _activate(self, x: Tensor) -> Tensor:
-        weight, bias, folded = fold_batch_norm(self.dwconv.weight, None, self.norm)
         x = self.act(x).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
-        x = F.conv2d(x, weight, bias, padding=1, groups=len(weight))
-        x = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
-        return self.act(x if folded else apply_norm(self.norm, x))
+        x = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)  # and back
+        x = self.act(x)
+        rows = self._mix(self.along_width, x, 2)
+        columns = self._mix(self.along_height, x, 1)
+        return self.fuse(torch.cat((x, rows, columns), dim=-1))
 
-    def mix(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> Tensor:
-        """Fuse a map, its mixed rows and its mixed columns, (B, H, W, C)."""
-        batch, height, width, dim = x.shape
-        row, row_bias, column, column_bias = weights
-        top, left = self.window_offset
-        row_runs = _runs(width, len(row), left)
-        column_runs = _runs(height, len(column), top)
+    def _mix(self, linear: TransposedLinear, x: Tensor, axis: int) -> Tensor:
+        """Mix the lines of maps (B, H, W, C) along the height (1) or the width (2)."""
+        size, length = x.shape[axis], self.grid_size[axis - 1]
+        before = after = 0
+        if self.grid == "interpolate":
+            x = map_to_grid(x, axis, length)
+        else:
+            offset = self.window_offset[axis - 1] if size > length else 0
+            before, _, after = plan_windows(size, length, offset)
+        if before or after:
+            x = F.pad(x, (0, 0) * (3 - axis) + (before, after))
+        runs = x.unflatten(axis, (-1, length))
+        # (..., runs, L, ...) -> (N, L, K): no layout is changed
+        lines = runs.flatten(0, axis).flatten(2)
+        mixed = linear(lines.transpose(1, 2)).transpose(1, 2).reshape(runs.shape)
+        mixed = mixed.flatten(axis, axis + 1)
+        if self.grid == "interpolate":
+            return grid_to_map(mixed, axis, size)
+        return mixed.narrow(axis, before, size)
 
-        # (B, H, W, C) -> (B * H, W, C) and (B, H, W * C): no layout is changed
-        rows = _mix_runs(x.reshape(-1, width, dim), row, row_runs)
-        columns = _mix_runs(x.reshape(batch, height, -1), column, column_runs)
-
-        _, to_rows, to_columns = self.fuse.weight.chunk(3, dim=1)
-        # the biases pass the fusing layer before they meet the map
-        bias = torch.outer(_cut(row_bias, row_runs), to_rows.sum(1)) + torch.outer(
-            _cut(column_bias, column_runs), to_columns.sum(1)
-        ).unsqueeze(1)  # (H, W, C)
-        parts = (x, rows.view(x.shape), columns.view(x.shape))
-        if dispatch.prefers_gpu_kernel(x):  # spares the map of three times the channels
-            return _fuse_one_by_one(parts, self.fuse.weight, bias)
-        return channel_linear(torch.cat(parts, dim=-1), self.fuse.weight) + bias
-
-    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return matrix and bias of rows and of columns for maps of ``size``."""
-        resized: list[Tensor] = []
-        for linear, length in (
-            (self.along_width, size[1]),
-            (self.along_height, size[0]),
-        ):
-            matrix = resize_axis(linear.weight, 1, length, scale=True)
-            resized.append(resize_axis(matrix, 0, length))
-            resized.append(resize_axis(linear.bias, 0, length))
-        return tuple(resized)
-
-
-def _runs(size: int, length: int, offset: int) -> list[tuple[int, int, int]]:
-    """Cut a line into runs: where each begins and ends, and its place in a whole run.
-
-    Args:
-        size: Length of the line, in tokens.
-        length: Length of a whole run, in tokens.
-        offset: Where the first whole run begins, on lines longer than a run.
-    """
-    if size <= length:
-        return [(0, size, 0)]
-    runs, start, place = [], 0, -offset % length
-    # compared step by step, so that torch.compile need not fix the size
-    while start + length - place < size:
-        runs.append((start, start + length - place, place))
-        start, place = start + length - place, 0
-    return [*runs, (start, size, place)]
-
-
-def _mix_runs(x: Tensor, matrix: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
-    """Multiply each run of lines (N, L, K) from the left with its part of a matrix."""
-    mixed = []
-    for start, stop, place in runs:
-        end = place + stop - start
-        part = matrix[place:end, place:end].expand(len(x), -1, -1)
-        mixed.append(torch.bmm(part, x[:, start:stop]))
-    return mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)
-
-
-def _fuse_one_by_one(
-    parts: tuple[Tensor, Tensor, Tensor], weight: Tensor, bias: Tensor
-) -> Tensor:
-    """Add up what three maps (B, H, W, C) give to a linear layer, (C, 3C)."""
-    x, *others = parts
-    to_self, *to_others = weight.chunk(3, dim=1)
-    fused = (F.linear(x, to_self) + bias).view(-1, x.shape[-1])
-    for part, to_part in zip(others, to_others, strict=True):
-        fused = torch.addmm(fused, part.reshape(fused.shape), to_part.t())
-    return fused.view(x.shape)
-
-
-def _cut(bias: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
-    """Lay the parts of a bias that belong to runs one behind the other."""
-    parts = [bias[place : place + stop - start] for start, stop, place in runs]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def extra_repr(self) -> str:
+        """Show the grid and the mode."""
+        return f"grid_size={self.grid_size}, grid={self.grid!r}"
 
 
 @MODELS.register_module()
@@ -306,19 +244,17 @@ class SMLPNet(MLPBackbone):
         )
 
     def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; those of a stage differ in where their runs begin."""
-        dim = self.embed_dims[stage]
-        return MixerBlock(
-            norm1=nn.BatchNorm2d(dim, eps=self.batch_norm_eps),
-            mixer=SparseMixer(
-                dim,
-                norm_eps=self.batch_norm_eps,
-                **self.token_grid.options(stage, self.block_number(stage, block)),
-            ),
-            norm2=nn.LayerNorm(dim, eps=self.norm_eps),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
-            drop_path_rate=drop_path_rate,
-            recompute_mlp=self.recompute and not self.with_cp,
+        """Build one block, whose mixer has a batch norm in front."""
+        built = super().build_block(stage, block, drop_path_rate)
+        built.norm1 = self.build_out_norm(self.embed_dims[stage])
+        return built
+
+    def build_mixer(self, stage: int, block: int) -> SparseMixer:
+        """Build one mixer; those of a stage differ in where their runs begin."""
+        return SparseMixer(
+            self.embed_dims[stage],
+            norm_eps=self.batch_norm_eps,
+            **self.token_grid.options(stage, self.block_number(stage, block)),
         )
 
     def build_out_norm(self, dim: int) -> nn.Module:

@@ -24,14 +24,14 @@ from mlp_backbones.arguments import (
     switch,
 )
 from mlp_backbones.backbones.arch import Arch, per_stage, single
-from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
+from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
     DropPath,
     LayerScale,
-    TokenGrid,
+    SampleNorm,
     TokenMLP,
     apply_norm,
     join_windows,
@@ -107,7 +107,7 @@ class NormedMerge(nn.Module):
         super().__init__()
         self.proj = nn.Conv2d(in_channels, dim, 2, 2, bias=False)
         # one group: mean and variance over channels, height and width of each sample
-        self.norm = nn.GroupNorm(1, dim, eps=norm_eps)
+        self.norm = SampleNorm(dim, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H // 2, W // 2, C')."""
@@ -281,6 +281,11 @@ class SPACHArch(Arch):
             )
 
     @property
+    def transitions(self) -> tuple[bool, ...]:
+        """Whether the stride doubles behind each stage."""
+        return (self.multi_stage,) * 3 + (False,)
+
+    @property
     def stage_dims(self) -> tuple[int, ...]:
         """Channels of each stage."""
         return self.embed_dims
@@ -300,7 +305,7 @@ def _read_net_arch(text: str) -> tuple[tuple[tuple[str, int], ...], ...]:
 
 
 @MODELS.register_module()
-class SPACH(ResampledBackbone):
+class SPACH(GridBackbone):
     """SPACH: convolution, attention, token MLP or a mixture, any image size.
 
     A common frame in which the authors compare spatial mixers. Sizes are named after
@@ -316,18 +321,12 @@ class SPACH(ResampledBackbone):
             ``attn`` and a number of blocks), ``num_heads`` (the same in all stages),
             ``mlp_ratio``, ``token_ratio``, ``patch_size``, ``stem_type`` and
             ``multi_stage``.
-        image_size: Side of the training images, or height and width, in pixels.
-        grid: ``"window"`` mixes inside windows of the training grid,
-            ``"interpolate"`` resamples the token MLPs; see
-            :class:`mlp_backbones.layers.GridMixer`.
-        shift_windows: Whether the windows of every second block are half a window
-            away.
         attention_window: Side of windows for attention on large images, in tokens, or
             None for the official attention over the whole map.
         layer_scale: Start of the learnt scale of the spatial mixers.
         norm_eps: Epsilon of all layer norms.
         down_norm_eps: Epsilon of the group norms between stages.
-        common: See :class:`ResampledBackbone`.
+        common: See :class:`GridBackbone`.
 
     Example:
         >>> import torch
@@ -395,23 +394,13 @@ class SPACH(ResampledBackbone):
         self,
         arch: str | Mapping[str, Any] = "ms_xxs_conv",
         *,
-        image_size: int | Sequence[int] = 224,
-        grid: str = "window",
-        shift_windows: bool = False,
         attention_window: int | None = None,
         layer_scale: float = 1e-4,
         norm_eps: float = 1e-6,
         down_norm_eps: float = 1e-5,
-        **common: Unpack[ResampledArguments],
+        **common: Unpack[GridArguments],
     ) -> None:
-        fields = self.resolve_arch(arch)
-        self.constant_drop_path = not fields.multi_stage
-        self.token_grid = TokenGrid.of_image(
-            image_size,
-            [fields.patch_size << stage * fields.multi_stage for stage in range(4)],
-            mode=one_of("grid", grid, self.grid_modes),
-            shift_windows=shift_windows,
-        )
+        self.constant_drop_path = not self.resolve_arch(arch).multi_stage
         self.attention_window = attention_window
         if attention_window is not None:
             positive_int("attention_window", attention_window)
@@ -424,10 +413,6 @@ class SPACH(ResampledBackbone):
     def fills_up_images(self) -> bool:
         """Whether images are filled up: four stages take any size by themselves."""
         return not self.arch.multi_stage
-
-    def _transitions(self) -> tuple[bool, ...]:
-        multi_stage = self.arch.multi_stage
-        return (multi_stage, multi_stage, multi_stage, False)
 
     def build_stem(self) -> nn.Module:
         """Build the patch embedding with its layer norm."""
@@ -469,7 +454,7 @@ class SPACH(ResampledBackbone):
             )
         if kinds[block] == "pass":
             return None
-        options = self.token_grid.options(stage, self.block_number(stage, block))
+        options = self.grid_options(stage, block)
         num_tokens = math.prod(options["grid_size"])
         hidden_dim = int(num_tokens * self.arch.token_ratio)
         if hidden_dim < 1:

@@ -21,13 +21,11 @@ from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import (
     ChannelLinear,
-    ChannelMLP,
-    MixerBlock,
-    NormedConvEmbed,
+    SampleNorm,
     SplitAttention,
     apply_norm,
+    blend,
 )
-from mlp_backbones.ops import fold_batch_norm
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/huawei-noah/CV-Backbones/releases/download/wavemlp/"
@@ -46,25 +44,25 @@ class PhaseEstimator(nn.Module):
         norm_eps: Epsilon of the batch norm.
     """
 
-    fc: nn.Linear | nn.Conv2d
-
     def __init__(self, dim: int, *, kind: str, norm_eps: float) -> None:
         super().__init__()
+        self.kind = kind
         if kind == "pointwise":
-            self.fc = ChannelLinear(dim, dim)
+            self.fc: nn.Module = ChannelLinear(dim, dim)
         else:
             self.fc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
         self.norm = nn.BatchNorm2d(dim, eps=norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to phases in radians, (B, H, W, C), at least float32."""
-        weight, bias, settled = fold_batch_norm(self.fc.weight, self.fc.bias, self.norm)
-        if isinstance(self.fc, nn.Linear):
-            phase = F.linear(x, weight, bias)
-        else:
-            phase = _depthwise(x, weight, bias, padding=(1, 1))
-        if not settled:  # in full precision under autocast, where the weights have it
-            phase = apply_norm(self.norm, phase.to(self.fc.weight.dtype))
+        if self.kind == "pointwise":
+            phase = self.fc(x)
+        else:  # (B, H, W, C) -> (B, C, H, W) and back
+            phase = self.fc(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        # in full precision under autocast, where the weights have it
+        for parameter in self.norm.parameters():
+            phase = phase.to(parameter.dtype)
+        phase = apply_norm(self.norm, phase)
         # a large phase in half precision would leave little of its cosine
         if phase.dtype in (torch.float16, torch.bfloat16):
             phase = phase.float()
@@ -72,14 +70,14 @@ class PhaseEstimator(nn.Module):
 
 
 class WaveMix(nn.Conv2d):
-    """Unfold waves into two parts each and mix them in a window along one axis.
+    """Mix pairs of channels in a window along one axis.
 
     A convolution in groups of two inputs, as the release has it: output channel g reads
-    channels 2g and 2g + 1 of the C real and C imaginary parts in a row, hence two
-    cosine parts or two sine parts. (The paper's equation 9 pairs cosine and sine.)
+    channels 2g and 2g + 1 of the C real and C imaginary parts of waves in a row, hence
+    two cosine parts or two sine parts. (The paper's equation 9 pairs cosine and sine.)
 
     Args:
-        dim: Channels in and out.
+        dim: Channels out, half of those in.
         axis: 1 to mix along the height, 2 along the width.
         window: Number of tokens in the window, odd.
     """
@@ -89,21 +87,22 @@ class WaveMix(nn.Conv2d):
         padding = (window // 2, 0) if axis == 1 else (0, window // 2)
         super().__init__(2 * dim, dim, kernel, padding=padding, groups=dim, bias=False)
 
-    def forward(self, amplitude: Tensor, phase: Tensor) -> Tensor:  # type: ignore[override]
-        """Map amplitudes and phases, (B, H, W, C) each, to (B, H, W, C)."""
-        real, imaginary = torch.cos(phase), torch.sin(phase)
-        parts = torch.cat(
-            (
-                amplitude * real.to(amplitude.dtype),
-                amplitude * imaginary.to(amplitude.dtype),
-            ),
-            dim=-1,
-        )  # (B, H, W, 2C)
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, 2C, H, W) to (B, C, H, W)."""
         # grouped convolutions are slow nearly everywhere, depthwise ones are not:
         # (C, 2, kh, kw) -> (2C, 1, kh, kw), then the two of each group are added
         weight = self.weight.flatten(0, 1).unsqueeze(1)
-        mixed = _depthwise(parts, weight, None, padding=self.padding)
-        return mixed[..., 0::2] + mixed[..., 1::2]
+        x = F.conv2d(x, weight, padding=self.padding, groups=len(weight))
+        return x[:, 0::2] + x[:, 1::2]
+
+
+def unfold_waves(amplitude: Tensor, phase: Tensor) -> Tensor:
+    """Unfold waves, (B, H, W, C) each, into real and imaginary parts, (B, 2C, H, W)."""
+    parts = (
+        amplitude * torch.cos(phase).to(amplitude.dtype),
+        amplitude * torch.sin(phase).to(amplitude.dtype),
+    )
+    return torch.cat(parts, dim=-1).permute(0, 3, 1, 2)
 
 
 class PhaseAwareMixer(nn.Module):
@@ -141,24 +140,18 @@ class PhaseAwareMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
+        along_width = self.mix_along_width(
+            unfold_waves(self.amplitude_along_width(x), self.phase_along_width(x))
+        )
+        along_height = self.mix_along_height(
+            unfold_waves(self.amplitude_along_height(x), self.phase_along_height(x))
+        )
         branches = (
-            self.mix_along_width(
-                self.amplitude_along_width(x), self.phase_along_width(x)
-            ),
-            self.mix_along_height(
-                self.amplitude_along_height(x), self.phase_along_height(x)
-            ),
+            along_width.permute(0, 2, 3, 1),  # (B, C, H, W) -> (B, H, W, C)
+            along_height.permute(0, 2, 3, 1),
             self.channel(x),
         )
-        return self.proj(self.reweight(branches))
-
-
-def _depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, *, padding: Any
-) -> Tensor:
-    x = x.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
-    x = F.conv2d(x, weight, bias, padding=padding, groups=len(weight))
-    return x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+        return self.proj(blend(branches, self.reweight(branches)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,59 +233,32 @@ class WaveMLP(MLPBackbone):
 
     def build_stem(self) -> nn.Module:
         """Build the overlapping patch embedding, stride 4."""
-        return self._build_embed(
-            self.in_channels, 0, kernel_size=7, stride=4, padding=2
-        )
+        return self._build_embed(0, kernel_size=7, stride=4, padding=2)
 
     def build_downsample(self, stage: int) -> nn.Module:
         """Build the overlapping convolution that halves both sides."""
-        return self._build_embed(
-            self.embed_dims[stage - 1], stage, kernel_size=3, stride=2, padding=1
+        return self._build_embed(stage, kernel_size=3, stride=2, padding=1)
+
+    def build_mixer(self, stage: int, block: int) -> PhaseAwareMixer:
+        """Build one mixer; all blocks of a stage are alike."""
+        return PhaseAwareMixer(
+            self.embed_dims[stage],
+            phase=self.arch.phase,
+            window=self.arch.window,
+            qkv_bias=self.qkv_bias,
+            norm_eps=self.norm_eps,
         )
 
-    def build_block(self, stage: int, block: int, drop_path_rate: float) -> nn.Module:
-        """Build one block; all blocks of a stage are alike."""
-        dim = self.embed_dims[stage]
-        return MixerBlock(
-            norm1=self.build_out_norm(dim),
-            mixer=PhaseAwareMixer(
-                dim,
-                phase=self.arch.phase,
-                window=self.arch.window,
-                qkv_bias=self.qkv_bias,
-                norm_eps=self.norm_eps,
-            ),
-            norm2=self.build_out_norm(dim),
-            mlp=ChannelMLP(dim, int(dim * self.arch.mlp_ratios[stage])),
-            drop_path_rate=drop_path_rate,
-        )
-
-    def build_out_norm(self, dim: int) -> nn.Module:
+    def build_norm(self, dim: int) -> nn.Module:
         """Build a norm of the arch's kind, for ``apply_norm``."""
         if self.arch.norm == "batch_norm":
             return nn.BatchNorm2d(dim, eps=self.norm_eps)
-        return nn.GroupNorm(1, dim, eps=self.norm_eps)
+        return SampleNorm(dim, eps=self.norm_eps)
 
-    def _build_embed(
-        self,
-        in_channels: int,
-        stage: int,
-        *,
-        kernel_size: int,
-        stride: int,
-        padding: int,
-    ) -> nn.Module:
-        dim = self.embed_dims[stage]
+    def _build_embed(self, stage: int, **sizes: Any) -> nn.Module:
         normed = self.arch.downsample_norm
-        return NormedConvEmbed(
-            in_channels,
-            dim,
-            norm=self.build_out_norm(dim) if normed else nn.Identity(),
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=padding,
-            channels_last=stage > 0,
-        )
+        norm = self.build_norm(self.embed_dims[stage]) if normed else None
+        return self.build_embed(stage, norm=norm, **sizes)
 
     def _init_module(self, module: nn.Module) -> None:
         """Keep torch's start: the release initialises its classifier's head alone."""

@@ -29,38 +29,22 @@ class AxialMixer(GridMixer):
         self.proj = ChannelLinear(dim, dim)
 
     @abstractmethod
-    def mix_lines(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Mix the tokens of each column, and those of each row.
+    def mix_lines(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mix the tokens of each column, and those of each row, on any grid.
 
         Args:
             x: Maps, (B, H, W, C), zero where ``mask`` is not True.
-            weights: As in :meth:`GridMixer.mix`.
             mask: As in :meth:`GridMixer.mix`.
 
         Returns:
             Both mixed maps, (B, H, W, C).
         """
 
-    def mix(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> Tensor:
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        if mask is not None:
-            x = x.masked_fill(~mask, 0)
-        height, width = self.mix_lines(x, weights, mask)
-        channel = self.channel(x)
-        pooled = _mean(height, mask) + _mean(width, mask) + _mean(channel, mask)
-        attention = self.reweight.weigh_pooled(pooled)
-        # the first branch decides how the sum lies in memory: columns may lie turned
-        return self.proj(blend((channel, width, height), attention.flip(0)))
+        branches = (*self.mix_lines(x, mask), self.channel(x))
+        return self.proj(blend(branches, self.reweight(branches, mask)))
 
-
-def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Average maps (B, H, W, C) over their real tokens, (B, 1, 1, C)."""
-    if mask is None:
-        return x.mean((1, 2), keepdim=True)
-    # means, because sums over a map may leave the range of half precision
-    share = mask.float().mean((1, 2), keepdim=True).to(x.dtype)
-    return x.masked_fill(~mask, 0).mean((1, 2), keepdim=True) / share
+    def mix_resized(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        return self.mix(x, None)

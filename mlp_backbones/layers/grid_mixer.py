@@ -2,24 +2,24 @@
 
 from abc import ABCMeta, abstractmethod
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from mlp_backbones.layers.weight_cache import CachingModule
+from mlp_backbones.layers.resize import grid_to_map, map_to_grid
 from mlp_backbones.layers.windows import join_windows, partition_windows
 
 GRID_MODES = ("interpolate", "window")
 
 
-class GridMixer(CachingModule, metaclass=ABCMeta):
+class GridMixer(nn.Module, metaclass=ABCMeta):
     """Mix the tokens of maps of any size with weights made for one token grid.
 
     On a map of that size both modes use the weights as they are.
 
     Args:
         grid_size: Height and width of the grid the weights belong to, in tokens.
-        grid: ``"interpolate"`` resamples the weights to the map's size;
-            ``"window"`` mixes inside windows of ``grid_size``, where tokens that fill
-            up the last windows take no part. The cost of windows grows with the area.
+        grid: ``"interpolate"`` mixes as the weights, resampled to the map's size,
+            would; ``"window"`` mixes inside windows of ``grid_size``, where tokens
+            that fill up the last windows take no part.
         window_offset: Where the first whole window begins, in tokens, on maps larger
             than one window.
 
@@ -44,8 +44,10 @@ class GridMixer(CachingModule, metaclass=ABCMeta):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         size = (x.shape[1], x.shape[2])
-        if size == self.grid_size or self.grid == "interpolate":
-            return self.mix(x, self.weights_for(size), None)
+        if size == self.grid_size:
+            return self.mix(x, None)
+        if self.grid == "interpolate":
+            return self.mix_resized(x)
         offset = tuple(
             start if side > window else 0
             for start, side, window in zip(
@@ -53,35 +55,34 @@ class GridMixer(CachingModule, metaclass=ABCMeta):
             )
         )
         windows, mask = partition_windows(x, self.grid_size, offset)  # type: ignore[arg-type]
-        windows = self.mix(windows, self.weights_for(self.grid_size), mask)
-        return join_windows(windows, size, offset)  # type: ignore[arg-type]
-
-    def weights_for(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return the weights of a grid of ``size``, kept in evaluation."""
-        if size == self.grid_size:
-            return self.resize_weights(size)
-        return self.cache.get(self, size, lambda: self.resize_weights(size))
+        return join_windows(self.mix(windows, mask), size, offset)  # type: ignore[arg-type]
 
     @abstractmethod
-    def mix(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> Tensor:
-        """Mix maps of one grid.
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix maps of the own grid.
 
         Args:
-            x: Maps, (B, H, W, C).
-            weights: What :meth:`resize_weights` gives for (H, W).
+            x: Maps, (B, H, W, C), zero where ``mask`` is False.
             mask: True for real tokens, (B, H, W, 1), or None if all are real. What
-                stands in the others must not reach the real ones; what comes out
-                there is thrown away.
+                comes out for the others is thrown away.
 
         Returns:
             The mixed maps, (B, H, W, C).
         """
 
-    @abstractmethod
-    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return the weights for a grid of ``size``; the parameters for the own one."""
+    def mix_resized(self, x: Tensor) -> Tensor:
+        """Mix maps of another grid as resampled weights would, (B, H, W, C).
+
+        This default is for a mixer whose first layer sums over all tokens and whose
+        last one has an output for each.
+        """
+        size = x.shape[1:3]
+        for axis in (1, 2):
+            x = map_to_grid(x, axis, self.grid_size[axis - 1])
+        x = self.mix(x, None)
+        for axis in (1, 2):
+            x = grid_to_map(x, axis, size[axis - 1])
+        return x
 
     def extra_repr(self) -> str:
         """Show the grid and the mode."""

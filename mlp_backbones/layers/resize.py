@@ -1,66 +1,68 @@
-"""Resampling weights that run over a token grid or along one of its sides."""
+"""Maps of other sizes brought to the grid of mixing weights, and back.
 
-import torch.nn.functional as F
+Interpolating the weights of a linear layer over tokens is the same as interpolating
+its outputs, and as summing up its inputs with the transposed interpolation. That way
+the layer itself is called, on its own grid, at a cost that grows with the area alone.
+"""
+
+import torch
 from torch import Tensor
 
 
-def resize_tokens(
-    weight: Tensor,
-    dim: int,
-    old: tuple[int, int],
-    new: tuple[int, int],
-    *,
-    scale: bool = False,
-    mode: str = "bilinear",
-) -> Tensor:
-    """Resample one axis of a weight that runs over a token grid, row by row.
+def linear_samples(old: int, new: int, x: Tensor) -> Tensor:
+    """Return the matrix of linear interpolation, ``align_corners=False``.
 
     Args:
-        weight: Any weight whose axis ``dim`` has one entry for each token.
-        dim: The axis.
-        old: Height and width of the grid it belongs to, in tokens.
-        new: Height and width of the grid wanted, in tokens.
-        scale: Whether to multiply by old over new number of tokens, as the axis that
-            is summed over needs for a constant map to keep its response.
-        mode: ``"bilinear"`` or ``"bicubic"``, both with ``align_corners=False``.
+        old: Number of samples that are known.
+        new: Number of samples wanted.
+        x: A tensor whose type and device the matrix shall have.
 
     Returns:
-        The weight with ``new[0] * new[1]`` entries along ``dim``; itself where the
-        grids are equal.
+        The matrix, (new, old).
     """
-    if new == old:
-        return weight
-    moved = weight.movedim(dim, -1)  # (..., N)
-    image = moved.reshape(-1, 1, *old).float()
-    image = F.interpolate(image, new, mode=mode, align_corners=False)
-    if scale:
-        image = image * (old[0] * old[1] / (new[0] * new[1]))
-    resized = image.reshape(*moved.shape[:-1], new[0] * new[1]).to(weight.dtype)
-    return resized.movedim(-1, dim)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    known = torch.arange(old, dtype=dtype, device=x.device)
+    places = torch.arange(new, dtype=dtype, device=x.device)
+    places = ((places + 0.5) * (old / new) - 0.5).clamp(0, old - 1)
+    return (1 - (places[:, None] - known).abs()).clamp(min=0).to(x.dtype)
 
 
-def resize_axis(weight: Tensor, dim: int, size: int, *, scale: bool = False) -> Tensor:
-    """Resample one axis of a weight that runs along one side of a token grid.
-
-    Linear, ``align_corners=False``; used on two axes in turn it is bilinear.
+def grid_to_map(x: Tensor, axis: int, size: int) -> Tensor:
+    """Interpolate one side of maps linearly.
 
     Args:
-        weight: Any weight.
-        dim: The axis.
-        size: Entries wanted along it.
-        scale: Whether to multiply by old over new length, as the axis that is summed
-            over needs.
+        x: Maps, (B, H, W, C).
+        axis: 1 for the height, 2 for the width.
+        size: Its new length, in tokens.
 
     Returns:
-        The weight with ``size`` entries along ``dim``; itself where nothing changes.
+        The maps; themselves where the length stays.
     """
-    old = weight.shape[dim]
+    old = x.shape[axis]
+    return x if size == old else _multiply(linear_samples(old, size, x), x, axis)
+
+
+def map_to_grid(x: Tensor, axis: int, size: int) -> Tensor:
+    """Sum up one side of maps as the weights of a layer, interpolated to them, would.
+
+    It is the transpose of :func:`grid_to_map`, times new over old length, so that
+    constant maps keep their response.
+
+    Args:
+        x: Maps, (B, H, W, C).
+        axis: 1 for the height, 2 for the width.
+        size: Its new length, in tokens.
+
+    Returns:
+        The maps; themselves where the length stays.
+    """
+    old = x.shape[axis]
     if size == old:
-        return weight
-    moved = weight.movedim(dim, -1)  # (..., length)
-    line = moved.reshape(-1, 1, old).float()
-    line = F.interpolate(line, size, mode="linear", align_corners=False)
-    if scale:
-        line = line * (old / size)
-    resized = line.reshape(*moved.shape[:-1], size).to(weight.dtype)
-    return resized.movedim(-1, dim)
+        return x
+    return _multiply(linear_samples(size, old, x).t() * (size / old), x, axis)
+
+
+def _multiply(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
+    lines = x.flatten(0, axis - 1).flatten(2)  # (batch, L, rest)
+    lines = torch.bmm(matrix.expand(len(lines), -1, -1), lines)
+    return lines.view(*x.shape[:axis], len(matrix), *x.shape[axis + 1 :])

@@ -27,27 +27,20 @@ class SplitAttention(nn.Module):
         # output unit c * K + k belongs to channel c, branch k
         self.fc2 = nn.Linear(hidden_dim, dim * num_branches)
 
-    def forward(self, branches: Sequence[Tensor]) -> Tensor:
-        """Blend K maps (B, H, W, C) into one, (B, H, W, C)."""
-        return blend(branches, self.weigh(branches))
-
-    def weigh(self, branches: Sequence[Tensor]) -> Tensor:
-        """Compute the weights of K maps (B, H, W, C): (K, B, 1, 1, C)."""
-        # the mean of a sum is the sum of means: no summed map is ever stored
-        pooled = branches[0].mean((1, 2), keepdim=True)
-        for branch in branches[1:]:
-            pooled = pooled + branch.mean((1, 2), keepdim=True)
-        return self.weigh_pooled(pooled)
-
-    def weigh_pooled(self, pooled: Tensor) -> Tensor:
-        """Compute the weights from the pooled sum of the K maps.
+    def forward(self, branches: Sequence[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Compute the weights of K maps, for :func:`blend`.
 
         Args:
-            pooled: Mean over the map of the branches' sum, (B, 1, 1, C).
+            branches: The maps, (B, H, W, C).
+            mask: True for real tokens, (B, H, W, 1), or None if all are real.
 
         Returns:
             The weights, (K, B, 1, 1, C).
         """
+        # the mean of a sum is the sum of means: no summed map is ever stored
+        pooled = _mean(branches[0], mask)
+        for branch in branches[1:]:
+            pooled = pooled + _mean(branch, mask)
         logits = self.fc2(self.act(self.fc1(pooled)))
         logits = logits.unflatten(-1, (-1, self.num_branches))  # (B, 1, 1, C, K)
         weights = torch.softmax(logits, dim=-1).to(pooled.dtype)
@@ -55,8 +48,21 @@ class SplitAttention(nn.Module):
 
 
 def blend(branches: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Sum K maps (B, H, W, C) with weights (K, B, 1, 1, C)."""
-    blended = branches[0] * weights[0]
-    for index, branch in enumerate(branches[1:], start=1):
-        blended = torch.addcmul(blended, branch, weights[index])
+    """Sum K maps (B, H, W, C) with weights (K, B, 1, 1, C).
+
+    The sum lies in memory as the last map does.
+    """
+    blended = branches[-1] * weights[-1]
+    for branch, weight in zip(branches[:-1], weights[:-1], strict=True):
+        blended = torch.addcmul(blended, branch, weight)
     return blended
+
+
+def _mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Average maps (B, H, W, C) over their real tokens, (B, 1, 1, C)."""
+    if mask is None:
+        return x.mean((1, 2), keepdim=True)
+    # means, because sums over a map may leave the range of half precision
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    share = mask.to(dtype).mean((1, 2), keepdim=True).to(x.dtype)
+    return x.masked_fill(~mask, 0).mean((1, 2), keepdim=True) / share

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlp_backbones.layers.grid_mixer import GridMixer
-from mlp_backbones.layers.resize import resize_tokens
 from mlp_backbones.ops import mix_tokens
 
 
@@ -25,38 +24,31 @@ class TokenLinear(GridMixer):
         self.weight = nn.Parameter(torch.empty(num_tokens, num_tokens))
         self.bias = nn.Parameter(torch.empty(num_tokens))
 
-    def mix(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> Tensor:
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        if mask is not None:
-            x = x.masked_fill(~mask, 0)
-        weight, bias = weights
         # (B, H, W, C) -> (B, H*W, C) and back
-        return mix_tokens(x.flatten(1, 2), weight, bias).view(x.shape)
+        return mix_tokens(x.flatten(1, 2), self.weight, self.bias).view(x.shape)
 
-    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return weight and bias for a grid of ``size``."""
-        old = self.grid_size
-        weight = resize_tokens(self.weight, 1, old, size, scale=True)
-        weight = resize_tokens(weight, 0, old, size)
-        return weight, resize_tokens(self.bias, 0, old, size)
+
+class TransposedLinear(nn.Linear):
+    """A linear layer over the last dimension of (B, C, N) that lies as (B, N, C).
+
+    It is torch's, by :func:`mlp_backbones.ops.mix_tokens`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, N) to (B, C, M), or any other (..., N) to (..., M)."""
+        if x.ndim != 3:
+            return super().forward(x)
+        return mix_tokens(x.transpose(1, 2), self.weight, self.bias).transpose(1, 2)
 
 
 class GatedActivation(nn.Module):
-    """Multiply the first half of an axis by the SiLU of the second.
-
-    Args:
-        axis: The axis that is halved.
-    """
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
+    """Multiply the first half of the last dimension by the SiLU of the second."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (..., 2 * D, ...) to (..., D, ...)."""
-        value, gate = x.chunk(2, dim=self.axis)
+        """Map (..., 2 * D) to (..., D)."""
+        value, gate = x.chunk(2, dim=-1)
         return value * F.silu(gate)
 
 
@@ -84,26 +76,14 @@ class TokenMLP(GridMixer):
     ) -> None:
         super().__init__(grid_size, **options)
         num_tokens = grid_size[0] * grid_size[1]
-        self.fc1 = nn.Linear(num_tokens, hidden_dim)
-        self.act = GatedActivation(1) if gated else nn.GELU(approximate=gelu)
-        self.fc2 = nn.Linear(hidden_dim // 2 if gated else hidden_dim, num_tokens)
-
-    def mix(
-        self, x: Tensor, weights: tuple[Tensor, ...], mask: Tensor | None
-    ) -> Tensor:
-        """Map (B, H, W, C) to (B, H, W, C)."""
-        if mask is not None:
-            x = x.masked_fill(~mask, 0)
-        weight1, weight2, bias2 = weights
-        tokens = x.flatten(1, 2)  # (B, H, W, C) -> (B, H*W, C)
-        hidden = mix_tokens(tokens, weight1, self.fc1.bias)  # (B, D, C)
-        return mix_tokens(self.act(hidden), weight2, bias2).view(x.shape)
-
-    def resize_weights(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return both weights and the last bias for a grid of ``size``."""
-        old = self.grid_size
-        return (
-            resize_tokens(self.fc1.weight, 1, old, size, scale=True),
-            resize_tokens(self.fc2.weight, 0, old, size),
-            resize_tokens(self.fc2.bias, 0, old, size),
+        self.fc1 = TransposedLinear(num_tokens, hidden_dim)
+        self.act = GatedActivation() if gated else nn.GELU(approximate=gelu)
+        self.fc2 = TransposedLinear(
+            hidden_dim // 2 if gated else hidden_dim, num_tokens
         )
+
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map (B, H, W, C) to (B, H, W, C)."""
+        tokens = x.flatten(1, 2).transpose(1, 2)  # (B, H, W, C) -> (B, C, H*W)
+        mixed = self.fc2(self.act(self.fc1(tokens)))
+        return mixed.transpose(1, 2).reshape(x.shape)

@@ -20,8 +20,8 @@ def partition_windows(
         w, 1), or None where nothing was filled up.
     """
     batch, height, width, _ = x.shape
-    top, rows, bottom = _plan(height, window[0], offset[0])
-    left, columns, right = _plan(width, window[1], offset[1])
+    top, rows, bottom = plan_windows(height, window[0], offset[0])
+    left, columns, right = plan_windows(width, window[1], offset[1])
     mask = None
     if top or bottom or left or right:
         real_rows = _is_real(top, height, rows * window[0], x.device)
@@ -47,16 +47,26 @@ def join_windows(
     """
     height, width = size
     h, w, channels = windows.shape[1:]
-    top, rows, _ = _plan(height, h, offset[0])
-    left, columns, _ = _plan(width, w, offset[1])
+    top, rows, _ = plan_windows(height, h, offset[0])
+    left, columns, _ = plan_windows(width, w, offset[1])
     x = windows.reshape(-1, rows, columns, h, w, channels)
     # (B, rows, columns, h, w, C) -> (B, rows * h, columns * w, C)
     x = x.transpose(2, 3).reshape(-1, rows * h, columns * w, channels)
     return x[:, top : top + height, left : left + width]
 
 
-def _plan(side: int, step: int, start: int) -> tuple[int, int, int]:
-    """Return tokens to fill up in front, number of windows, and tokens to fill up."""
+def plan_windows(side: int, step: int, start: int) -> tuple[int, int, int]:
+    """Plan the windows along one side.
+
+    Args:
+        side: Its length, in tokens.
+        step: Length of a window.
+        start: Where the first whole window begins.
+
+    Returns:
+        Tokens that fill up the first window, number of windows, and tokens that fill
+        up the last.
+    """
     # one division and no nested remainders: symbolic sizes stay simple to compile
     before = -start % step
     number = (before + side + step - 1) // step

@@ -1,7 +1,6 @@
 """Functions behind the layers: plain torch, exact, any device and dtype."""
 
 from mlp_backbones.ops.channel_linear import channel_linear
-from mlp_backbones.ops.fold import fold_batch_norm
 from mlp_backbones.ops.mix_tokens import mix_tokens
 from mlp_backbones.ops.norm_samples import norm_samples
 from mlp_backbones.ops.recompute import recomputed
@@ -18,7 +17,6 @@ __all__ = [
     "blend_shifted",
     "channel_linear",
     "direction_mask",
-    "fold_batch_norm",
     "mix_tokens",
     "norm_samples",
     "recomputed",

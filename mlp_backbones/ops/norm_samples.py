@@ -4,17 +4,21 @@ import torch
 from torch import Tensor
 
 
-def norm_samples(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def norm_samples(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
     """Norm each sample over height, width and channels: a group norm of one group.
 
     Args:
         x: Feature map, (B, H, W, C).
-        weight: Scale of each channel, (C,).
-        bias: Offset of each channel, (C,).
+        weight: Scale of each channel, (C,), or None for 1.
+        bias: Offset of each channel, (C,), or None for 0.
         eps: Added to the variance.
     """
     with torch.autocast(x.device.type, enabled=False):
         full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         variance, mean = torch.var_mean(full, (1, 2, 3), correction=0, keepdim=True)
-        scale = weight * torch.rsqrt(variance + eps)  # (B, 1, 1, C)
-        return torch.addcmul(bias - mean * scale, full, scale)
+        scale = torch.rsqrt(variance + eps)  # (B, 1, 1, 1)
+        scale = scale if weight is None else weight * scale  # (B, 1, 1, C)
+        offset = -mean * scale if bias is None else bias - mean * scale
+        return torch.addcmul(offset, full, scale)

@@ -70,7 +70,7 @@ def test_the_operation_is_the_papers(
     operation = make_operation(length, dim, num_heads, reduced_dim)
     x = torch.randn(2, 3, length, dim, dtype=torch.float64)
     with torch.no_grad():
-        found = operation(x, *operation.resize_weights(length), None)
+        found = operation(x, None)
         for b in range(2):
             for n in range(3):
                 expected = mix_by_loop(operation, x[b, n], [True] * length)
@@ -83,10 +83,9 @@ def test_padding_gets_no_share_of_the_weights() -> None:
     mask = torch.ones(1, 2, 5, 1, dtype=torch.bool)
     mask[:, 1, 3:] = False
     x = x.masked_fill(~mask, 0)
-    weights = operation.resize_weights(5)
     with torch.no_grad():
-        shares = operation.mixing_weights(x, *weights, mask)
-        found = operation(x, *weights, mask)
+        shares = operation.mixing_weights(x, mask)
+        found = operation(x, mask)
     assert not shares[0, 1, :, 3:].any()
     torch.testing.assert_close(shares.sum(-2), torch.ones_like(shares[..., 0, :]))
     for n in range(2):
@@ -101,7 +100,7 @@ def test_a_line_of_one_value_passes_unchanged() -> None:
     x = torch.randn(1, 2, 1, 6, dtype=torch.float64).expand(1, 2, 4, 6)
     for length in (4, 7):
         line = x[:, :, :1].expand(1, 2, length, 6)
-        mixed = operation(line, *operation.resize_weights(length), None)
+        mixed = operation(line, None)
         torch.testing.assert_close(mixed, line)
 
 
@@ -139,29 +138,28 @@ def test_the_mixer_is_the_papers() -> None:
 
 
 def test_resized_layers_by_loop() -> None:
-    operation = make_operation(4).float()
+    operation = make_operation(4)
+    x = torch.randn(1, 1, 6, 6, dtype=torch.float64)
     with torch.no_grad():
-        weight, bias = operation.resize_weights(6)
-    weight, bias = weight.view(6, 6, 6, 2), bias.view(6, 6)
-    old = operation.generate.weight.view(4, 4, 4, 2)
-    for r in range(2):
-        expected = F.interpolate(
-            old[None, None, ..., r], (6, 6, 6), mode="trilinear", align_corners=False
-        )
-        torch.testing.assert_close(weight[..., r], expected[0, 0] * 4 / 6)
-    expected = F.interpolate(
-        operation.generate.bias.view(1, 1, 4, 4), (6, 6), mode="bilinear"
-    )
-    torch.testing.assert_close(bias, expected[0, 0])
+        found = operation.mixing_weights(x, None)
+        old = operation.generate.weight.view(4, 4, 4, 2)
+        bias = operation.generate.bias.view(1, 1, 4, 4)
+        logits = F.interpolate(bias, (6, 6), mode="bilinear").expand(1, 3, 6, 6)
+        reduced = operation.compress(x)[0, 0].view(6, 3, 2)
+        for r in range(2):
+            grown = F.interpolate(old[None, None, ..., r], (6, 6, 6), mode="trilinear")
+            grown = grown[0, 0] * 4 / 6
+            logits = logits + torch.einsum("ijl,lh->hij", grown, reduced[..., r])
+    torch.testing.assert_close(found[0], logits.softmax(-2))
 
 
 def test_half_precision_takes_the_softmax_in_float32() -> None:
     operation = make_operation(4).to(torch.bfloat16)
     x = torch.randn(1, 2, 4, 6).to(torch.bfloat16)
-    shares = operation.mixing_weights(x, *operation.resize_weights(4), None)
+    shares = operation.mixing_weights(x, None)
     assert shares.dtype is torch.float32
     torch.testing.assert_close(shares.sum(-2), torch.ones(1, 2, 3, 4))
-    assert operation(x, *operation.resize_weights(4), None).dtype is torch.bfloat16
+    assert operation(x, None).dtype is torch.bfloat16
 
 
 def test_only_the_channel_branch_obeys_qkv_bias() -> None:

@@ -16,8 +16,9 @@ from sizes import MICRO
 from torch import nn
 
 from mlp_backbones.backbones import GFNet
-from mlp_backbones.backbones.gfnet import FilterBlock, GlobalFilter, resize_filter
+from mlp_backbones.backbones.gfnet import GlobalFilter, resize_filter
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained
+from mlp_backbones.layers import ChainedBlock
 
 # billions of multiply-adds at 224 of the fact sheet, transforms not counted
 GMACS = {
@@ -129,7 +130,7 @@ def test_resize_to_the_same_grid_changes_nothing(how: str) -> None:
 
 def test_block_has_one_skip() -> None:
     block = next(
-        m for m in GFNet(MICRO["gfnet"]).modules() if isinstance(m, FilterBlock)
+        m for m in GFNet(MICRO["gfnet"]).modules() if isinstance(m, ChainedBlock)
     )
     with torch.no_grad():
         block.mlp.fc2.weight.zero_()

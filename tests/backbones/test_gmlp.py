@@ -148,7 +148,6 @@ def test_blocks_have_one_branch() -> None:
     ("options", "error", "words"),
     [
         ({"image_size": (8, 7)}, ValueError, r"image_size.*\(8, 7\)"),
-        ({"image_size": None}, TypeError, "image_size.*None"),
         ({"grid": "fold"}, ValueError, "'fold'"),
         ({"shift_windows": "yes"}, TypeError, "shift_windows.*'yes'"),
         ({"arch": {**ARCH, "mlp_ratio": 1.3}}, ValueError, "even.*1.3"),

@@ -116,16 +116,16 @@ def test_widths_that_leave_a_group_empty_are_refused(dim: int) -> None:
         MSMLP({**ARCH, "embed_dims": (dim, 30, 40, 60)})
 
 
-def test_nothing_is_filtered_that_need_not_be() -> None:
-    """Of ten convolutions three are left where two groups have kernels of one cell."""
+def test_kernels_of_one_cell_are_scales() -> None:
+    """Of ten convolutions six are left where two groups have kernels of one cell."""
     from torch.utils.flop_counter import FlopCounterMode
 
     mixer = MixShift(96, mix_size=(1, 1, 3, 5, 7), shift_dist=(-2, -1, 0, 1, 2))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         mixer(torch.zeros(1, 8, 8, 96))
     counts = counter.get_flop_counts()["Global"]
-    # 20 channels of 9 taps once, 20 of 25 taps and 16 of 49 twice, 2 operations each
-    assert sum(counts.values()) == 2 * 64 * (20 * 9 + 2 * 20 * 25 + 2 * 16 * 49)
+    # 20 channels of 9 taps, 20 of 25 and 16 of 49, along both axes, 2 operations each
+    assert sum(counts.values()) == 2 * 2 * 64 * (20 * 9 + 20 * 25 + 16 * 49)
 
 
 def test_one_residual_runs_around_the_block() -> None:

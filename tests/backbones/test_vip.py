@@ -90,24 +90,22 @@ def test_the_mixer_is_the_papers(
 
 def test_resized_weights_by_loop() -> None:
     """Each pair of channels of a segment has a table that is resampled by itself."""
-    mixer = make_mixer(8, 4, (4, 4), qkv_bias=True).float()
+    mixer = make_mixer(8, 4, (4, 4), qkv_bias=True)
+    weight, bias = torch.zeros(12, 12).double(), torch.zeros(12).double()
     with torch.no_grad():
-        weight, bias, other, other_bias = mixer.resize_weights((6, 3))
-    assert other.shape == (6, 6) and other_bias.shape == (6,)
-    for to in range(2):
-        for source in range(2):
-            table = mixer.along_height.weight[to::2, source::2]  # tokens are apart by 2
-            expected = F.interpolate(
-                table[None, None], (6, 6), mode="bilinear", align_corners=False
-            )
-            found = weight[to::2, source::2]
-            torch.testing.assert_close(found, expected[0, 0] * 4 / 6)
-    torch.testing.assert_close(
-        bias[1::2],
-        F.interpolate(mixer.along_height.bias[None, None, 1::2], 6, mode="linear")[
-            0, 0
-        ],
-    )
+        for to in range(2):
+            tokens = mixer.along_height.bias[None, None, to::2]  # apart by 2
+            bias[to::2] = F.interpolate(tokens, 6, mode="linear")[0, 0]
+            for source in range(2):
+                table = mixer.along_height.weight[to::2, source::2]
+                resized = F.interpolate(table[None, None], (6, 6), mode="bilinear")
+                weight[to::2, source::2] = resized[0, 0] * 4 / 6
+        x = torch.randn(1, 6, 3, 8, dtype=torch.float64)
+        found, _ = mixer.mix_lines(x, None)
+        # (1, H, W, G, 2) -> lines (W, G, H * 2) and back
+        lines = x.unflatten(-1, (4, 2))[0].permute(1, 2, 0, 3).flatten(2)
+        mixed = (lines @ weight.T + bias).unflatten(-1, (6, 2)).permute(2, 0, 1, 3)
+    torch.testing.assert_close(found[0], mixed.flatten(2))
 
 
 def test_maps_of_one_value_keep_their_response_at_twice_the_size() -> None:
@@ -115,12 +113,8 @@ def test_maps_of_one_value_keep_their_response_at_twice_the_size() -> None:
     mixer = make_mixer(8, 4, (4, 4), qkv_bias=False)
     token = torch.randn(8, dtype=torch.float64)
     with torch.no_grad():
-        small, _ = mixer.mix_lines(
-            token.expand(1, 4, 4, 8), mixer.weights_for((4, 4)), None
-        )
-        large, _ = mixer.mix_lines(
-            token.expand(1, 8, 4, 8), mixer.weights_for((8, 4)), None
-        )
+        small, _ = mixer.mix_lines(token.expand(1, 4, 4, 8), None)
+        large, _ = mixer.mix_lines(token.expand(1, 8, 4, 8), None)
     column = small[0, :, 0].T[None]  # (1, C, H)
     expected = F.interpolate(column, 8, mode="linear", align_corners=False)
     torch.testing.assert_close(large[0, :, 0], expected[0].T, rtol=1e-5, atol=1e-5)

@@ -10,6 +10,7 @@ from mlp_backbones.layers import (
     DropPath,
     MixerBlock,
     SplitAttention,
+    blend,
 )
 
 
@@ -28,7 +29,7 @@ def test_split_attention_is_channel_major() -> None:
             expected[..., channel] += (
                 weights[:, branch, None, None] * maps[branch][..., channel]
             )
-    torch.testing.assert_close(layer(maps), expected)
+    torch.testing.assert_close(blend(maps, layer(maps)), expected)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples() -> None:

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from mlp_backbones.layers import ChannelMLP, MixerBlock, NormedConvEmbed, apply_norm
+from mlp_backbones.layers import (
+    ChannelMLP,
+    ConvEmbed,
+    MixerBlock,
+    SampleNorm,
+    apply_norm,
+)
 
 
 def _randomised(norm: nn.Module) -> nn.Module:
@@ -15,7 +21,13 @@ def _randomised(norm: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     "norm",
-    [nn.BatchNorm2d(6), nn.GroupNorm(1, 6), nn.GroupNorm(3, 6), nn.Identity()],
+    [
+        nn.BatchNorm2d(6),
+        nn.GroupNorm(1, 6),
+        nn.GroupNorm(3, 6),
+        SampleNorm(6),
+        nn.Identity(),
+    ],
     ids=lambda norm: type(norm).__name__,
 )
 def test_channels_first_norms_take_channels_last_maps(norm: nn.Module) -> None:
@@ -45,7 +57,7 @@ def test_block_and_embedding_use_it() -> None:
     block.train()
     torch.testing.assert_close(block(x), y)
 
-    embed = NormedConvEmbed(
+    embed = ConvEmbed(
         6, 8, norm=_randomised(nn.BatchNorm2d(8)), kernel_size=3, stride=2, padding=1
     )
     expected = embed.norm(embed.proj(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)

@@ -1,44 +1,47 @@
-"""Resampled weights of token grids."""
+"""Maps brought to the grid of weights and back, against resampled weights."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mlp_backbones.layers import resize_axis, resize_tokens
+from mlp_backbones.layers import grid_to_map, map_to_grid
 
-
-def test_resized_tokens_keep_the_response_to_a_constant() -> None:
-    weight = torch.randn(7, 12)
-    for new in ((6, 8), (3, 2), (9, 12)):
-        resized = resize_tokens(weight, 1, (3, 4), new, scale=True)
-        assert resized.shape == (7, new[0] * new[1])
-    # exact where the grid grows by a whole factor
-    torch.testing.assert_close(
-        resize_tokens(weight, 1, (3, 4), (9, 12), scale=True).sum(1), weight.sum(1)
-    )
+SIZES = [(3, 8), (8, 3), (4, 12), (1, 5), (5, 1), (7, 6)]
 
 
-def test_tokens_are_resized_row_by_row() -> None:
-    """A weight that depends on the row alone does so on the new grid."""
-    rows = torch.arange(3.0)[:, None].expand(3, 4).reshape(12)
-    resized = resize_tokens(rows[None], 1, (3, 4), (6, 5)).reshape(6, 5)
-    assert torch.equal(resized, resized[:, :1].expand(6, 5))
-    assert resized[:, 0].tolist() == [0.0, 0.25, 0.75, 1.25, 1.75, 2.0]
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_one_side_is_interpolated(old: int, new: int) -> None:
+    x = torch.randn(2, old, 3, 5, dtype=torch.float64)
+    expected = F.interpolate(
+        x.permute(0, 3, 1, 2), (new, 3), mode="bilinear", align_corners=False
+    ).permute(0, 2, 3, 1)
+    torch.testing.assert_close(grid_to_map(x, 1, new), expected)
+    found = grid_to_map(x.transpose(1, 2), 2, new)
+    torch.testing.assert_close(found, expected.transpose(1, 2))
 
 
-@pytest.mark.parametrize("dim", [0, 1, 2])
-def test_resized_axis_is_linear_interpolation(dim: int) -> None:
-    weight = torch.randn(4, 4, 4)
-    resized = resize_axis(weight, dim, 8).movedim(dim, 0)
-    moved = weight.movedim(dim, 0)
-    for position in range(8):
-        place = min(max((position + 0.5) / 2 - 0.5, 0.0), 3.0)
-        low = min(int(place), 2)
-        share = place - low
-        expected = (1 - share) * moved[low] + share * moved[low + 1]
-        torch.testing.assert_close(resized[position], expected)
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_a_layer_on_its_grid_is_the_resampled_layer_on_the_map(
+    old: int, new: int
+) -> None:
+    weight = torch.randn(4, old, dtype=torch.float64)
+    resampled = F.interpolate(weight[None], new, mode="linear")[0] * old / new
+    x = torch.randn(2, new, 3, 5, dtype=torch.float64)
+    expected = torch.einsum("ml,blwc->bmwc", resampled, x)
+    found = torch.einsum("ml,blwc->bmwc", weight, map_to_grid(x, 1, old))
+    torch.testing.assert_close(found, expected)
+    turned = map_to_grid(x.transpose(1, 2), 2, old).transpose(1, 2)
+    torch.testing.assert_close(turned, map_to_grid(x, 1, old))
 
 
-def test_equal_sizes_give_the_parameter_itself() -> None:
-    weight = torch.nn.Parameter(torch.randn(4, 6))
-    assert resize_tokens(weight, 1, (2, 3), (2, 3), scale=True) is weight
-    assert resize_axis(weight, 0, 4, scale=True) is weight
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_type_stays(dtype: torch.dtype) -> None:
+    x = torch.ones(1, 4, 6, 2, dtype=dtype)
+    assert torch.equal(grid_to_map(x, 2, 9), torch.ones(1, 4, 9, 2, dtype=dtype))
+    assert map_to_grid(x, 1, 3).dtype is dtype
+
+
+def test_equal_sizes_give_the_map_itself() -> None:
+    x = torch.randn(1, 4, 6, 2)
+    assert grid_to_map(x, 1, 4) is x
+    assert map_to_grid(x, 2, 6) is x
