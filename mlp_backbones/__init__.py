@@ -8,7 +8,7 @@ compiled operators, its ``mmcv.ops`` works from now on, by torchvision's kernels
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mlp_backbones import operators
+from mlp_backbones import operators, safe_loading
 from mlp_backbones.version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["__version__", "config_dir", "get_backbone", "get_model", "list_models"]
 
 operators.install()
+safe_loading.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ PACKAGE = "mlp_backbones"
 LEVELS = (
     ("version", "arguments", "config_names", "ops", "registry"),
     ("checkpoints", "layers"),
-    ("backbones", "necks", "environment", "operators"),
+    ("backbones", "necks", "environment", "operators", "safe_loading"),
     ("factory", "building", "datasets"),
     ("testing",),
     ("engine",),

@@ -22,13 +22,8 @@ from mlp_backbones.datasets.digit_scenes import DigitScenesOptions, make_digit_s
 from mlp_backbones.engine import launch
 from mlp_backbones.engine import options as engine_options
 from mlp_backbones.engine.errors import UserError
-from mlp_backbones.engine.inference import (
-    find_images,
-    make_inferencer,
-    predict,
-    run_inference,
-    summarise,
-)
+from mlp_backbones.engine.inference import make_inferencer, predict, run_inference
+from mlp_backbones.engine.pictures import find_images
 
 CONFIG_DIR = config_dir() / "cyclemlp"
 CONFIGS = {
@@ -267,7 +262,7 @@ def test_names_of_a_checkpoint_without_any(trained, image_of, tmp_path, task):
             names = inferencer.model.dataset_meta["classes"]
             inferencer(str(image_of(task)), return_vis=True)
         assert list(names) == (classes or [*background, *DIGITS])
-    with pytest.raises(UserError, match="2 names of classes"):
+    with pytest.raises(UserError, match="names 2 classes, the model has 1"):
         make_inferencer(config, bare, "cpu", ["a", "b"])
 
 
@@ -354,13 +349,19 @@ def test_images_of_folders(tmp_path):
 # ----------------------------------------------------------------------------- demo
 
 
-@pytest.fixture
-def demo(monkeypatch, tmp_path, capfd):
-    """Run tools/demo.py in this process, from an empty folder."""
+@pytest.fixture(scope="module")
+def tool():
+    """Import tools/demo.py."""
     file = Path(__file__).parents[1] / "tools" / "demo.py"
     spec = importlib.util.spec_from_file_location("demo_tool", file)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+@pytest.fixture
+def demo(monkeypatch, tmp_path, capfd, tool):
+    """Run tools/demo.py in this process, from an empty folder."""
     # It makes its own logger the current one, which writes to this test's stderr.
     monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
     empty = tmp_path / "empty"
@@ -548,13 +549,12 @@ def test_predictions_do_not_depend_on_the_company(trained, scenes, tmp_path):
     assert len(scores) > 0
 
 
-def test_a_summary_is_short_and_says_what_it_leaves_out():
+def test_a_summary_is_short_and_says_what_it_leaves_out(tool):
     boxes = [[0.0, 1.0, 2.0, 3.4]] * 30
     found = {"scores": [0.5] * 29 + [0.9], "classes": ["a"] * 29 + ["b"]}
-    lines = summarise({**found, "bboxes": boxes}, 0.3)
+    lines = tool.summarise({**found, "bboxes": boxes}, 0.3).splitlines()
     assert lines[0] == "b: 0.900 at 0, 1, 2, 3"
-    assert lines[-1] == "... and 10 more"
+    assert lines[-1].strip() == "... and 10 more"
     assert len(lines) == 21
-    assert summarise({**found, "bboxes": boxes}, 0.95) == [
-        "nothing above the threshold"
-    ]
+    none = tool.summarise({**found, "bboxes": boxes}, 0.95)
+    assert none == "nothing above the threshold"

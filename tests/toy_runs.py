@@ -29,7 +29,7 @@ class Toy(BaseModel):
         return {"loss_a": loss, "loss_b": loss * 0 + second}
 
 
-def run(tmp_path, model, hook, max_iters=6, save_every=2):
+def run(tmp_path, model, hooks, max_iters=6, save_every=2, **options):
     loader = {
         "dataset": [{"inputs": torch.ones(2)}] * 4,
         "batch_size": 2,
@@ -49,13 +49,14 @@ def run(tmp_path, model, hook, max_iters=6, save_every=2):
             },
             "logger": {"type": "LoggerHook", "interval": 1},
         },
-        custom_hooks=[hook],
+        custom_hooks=hooks,
         log_processor={"by_epoch": False, "window_size": 1},
         visualizer={
             "type": "Visualizer",
             "vis_backends": [{"type": "LocalVisBackend"}],
         },
         experiment_name=re.sub(r"\W", "_", str(tmp_path)),
+        **options,
     )
     runner.train()
     return runner

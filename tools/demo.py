@@ -3,6 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlp_backbones.engine.cli import add_config_arguments, run_tool
 
@@ -55,6 +56,27 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def summarise(prediction: dict[str, Any], threshold: float, num_lines: int = 20) -> str:
+    """Say in lines what was found, the most certain or largest first."""
+    if "shares" in prediction:
+        shares = sorted(prediction["shares"].items(), key=lambda item: -item[1])
+        lines = [f"{name}: {100 * share:.1f} %" for name, share in shares]
+    elif "bboxes" in prediction:
+        columns = (prediction[key] for key in ("scores", "classes", "bboxes"))
+        lines = [
+            f"{name}: {score:.3f} at {', '.join(f'{edge:.0f}' for edge in box)}"
+            for score, name, box in sorted(zip(*columns, strict=True), reverse=True)
+            if score > threshold
+        ]
+    else:
+        likely = zip(prediction["scores"], prediction["classes"], strict=True)
+        best = sorted(likely, key=lambda item: -item[0])[:5]
+        lines = [f"{name}: {score:.3f}" for score, name in best]
+    if len(lines) > num_lines:
+        lines[num_lines:] = [f"... and {len(lines) - num_lines} more"]
+    return "\n    ".join(lines or ["nothing above the threshold"])
+
+
 def main() -> int:
     args = parse_args()
 
@@ -64,11 +86,10 @@ def main() -> int:
         from mlp_backbones.engine.config import read_config
         from mlp_backbones.engine.inference import (
             check_outputs,
-            find_images,
             make_inferencer,
             run_inference,
-            summarise,
         )
+        from mlp_backbones.engine.pictures import find_images
 
         config = read_config(args.config, args.cfg_options)
         images = find_images(args.images)
@@ -86,9 +107,7 @@ def main() -> int:
             with_labels=args.with_labels,
         )
         for image, (picture, prediction) in zip(images, results, strict=True):
-            print(f"{image} -> {picture}")
-            for line in summarise(prediction, args.score_thr):
-                print(f"    {line}")
+            print(f"{image} -> {picture}\n    {summarise(prediction, args.score_thr)}")
 
     return run_tool(work, "demo.py", args.debug)
 

@@ -6,7 +6,10 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
-custom_hooks = [dict(type="mlp_backbones.CheckLossHook")]
+custom_hooks = [
+    dict(type="mlp_backbones.FiniteGuardHook"),
+    dict(type="mlp_backbones.PlainCheckpointHook"),
+]
 
 env_cfg = dict(
     cudnn_benchmark=False,

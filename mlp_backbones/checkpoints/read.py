@@ -1,6 +1,5 @@
 """Reading a file of weights without running code from it."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,14 +7,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_dist_info
 from torch import Tensor
 
-from mlp_backbones.checkpoints.torch_file import DamagedFileError, read_torch_file
+from mlp_backbones.checkpoints.download import use_download
+from mlp_backbones.checkpoints.torch_file import (
+    CheckpointError,
+    DamagedFileError,
+    read_torch_file,
+)
 
-
-class CheckpointError(ValueError):
-    """A file of weights that cannot be read or does not belong to the model."""
+__all__ = [
+    "CheckpointError",
+    "Tensors",
+    "describe_fault",
+    "read_checkpoint",
+    "read_content",
+    "read_file",
+]
 
 
 class Tensors(dict[str, Tensor]):
@@ -37,8 +45,8 @@ def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors
         source: A ``.safetensors`` file, an ``.npz`` file of named arrays as Flax
             models are published, or a file of ``torch.save`` that holds a state dict,
             plain or under ``state_dict`` or ``model``; or the http(s) address of the
-            latter, which is downloaded and kept in torch's hub folder.
-        sha256: The first digits of the file's SHA-256 hash, checked on download.
+                latter, which is downloaded and kept in torch's hub folder.
+        sha256: The first digits of the file's SHA-256 hash, checked at each use.
 
     Returns:
         The tensors by name, on the CPU, without a leading ``module.``.
@@ -48,13 +56,7 @@ def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors
         CheckpointError: If the file cannot be read or holds no tensors.
     """
     name = str(source)
-    if re.match(r"https?://", name):
-        content = _download(name, sha256)
-    else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"checkpoint {name} does not exist")
-        content = read_file(path)
+    content = read_content(source, sha256)
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -73,6 +75,21 @@ def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors
             "'model'"
         )
     return tensors
+
+
+def read_content(source: str | Path, sha256: str | None = None) -> Any:
+    """Read all that a file or the file of an address holds, as :func:`read_file`.
+
+    Args:
+        source: As :func:`read_checkpoint` takes it.
+        sha256: As :func:`read_checkpoint` takes it.
+    """
+    if re.match(r"https?://", str(source)):
+        return use_download(str(source), read_file, sha256)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {source} does not exist")
+    return read_file(path)
 
 
 def _noted_arguments(content: Any) -> Mapping[str, Any]:
@@ -107,46 +124,12 @@ def read_file(path: Path) -> Any:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
         return read_torch_file(path)
     except Exception as error:
-        raise CheckpointError(
-            f"cannot read checkpoint {path}: {_reason(error)}"
-        ) from error
+        raise CheckpointError(describe_fault(path, error)) from error
 
 
-def _download(url: str, sha256: str | None) -> Any:
-    stem, _, suffix = url.rsplit("/", 1)[-1].rpartition(".")
-    if suffix in ("safetensors", "npz"):
-        raise CheckpointError(f"download {url} yourself and name the file")
-    if sha256 is not None:
-        file_name = f"{stem}-{sha256}.{suffix}"  # where torch.hub looks for the hash
-    else:  # files of one name from two addresses must not pass for each other
-        file_name = f"{stem}_{hashlib.sha256(url.encode()).hexdigest()[:8]}.{suffix}"
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    file = folder / file_name
-    rank, _ = get_dist_info()
-    if rank > 0:
-        barrier()  # the first process downloads, the others read its file
-    try:
-        if not file.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(file), hash_prefix=sha256)
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot download {url}: {_reason(error)}; name a local file, or no "
-            "checkpoint (init_cfg=None, pretrained=None) to start from random weights"
-        ) from error
-    finally:
-        if rank == 0:
-            barrier()
-    try:
-        return read_file(file)
-    except CheckpointError as error:
-        if isinstance(error.__cause__, DamagedFileError):
-            raise CheckpointError(f"{error}; delete it to download it anew") from error
-        raise
-
-
-def _reason(error: Exception) -> str:
-    """Bring an error into one line."""
+def describe_fault(name: str | Path, error: Exception) -> str:
+    """Say in one line why a checkpoint cannot be read."""
+    reason = str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
     if isinstance(error, DamagedFileError):
-        return "it is damaged, or no file of torch.save"
-    return str(error).strip().split("\n")[0].split(". ")[0] or type(error).__name__
+        reason = "it is damaged, or no file of torch.save"
+    return f"cannot read checkpoint {name}: {reason}"

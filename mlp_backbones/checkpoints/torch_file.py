@@ -28,7 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["DamagedFileError", "NotPlainDataError", "read_torch_file"]
+__all__ = [
+    "CheckpointError",
+    "DamagedFileError",
+    "History",
+    "NotPlainDataError",
+    "read_torch_file",
+]
 
 CHUNK = 1 << 22  # bytes; a tensor is filled by so many at a time
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -52,6 +58,10 @@ STORAGES = {
 }
 
 
+class CheckpointError(ValueError):
+    """A file of weights that cannot be read or does not belong to the model."""
+
+
 class DamagedFileError(ValueError):
     """Bytes that are no file of ``torch.save``, or no longer one."""
 
@@ -60,28 +70,33 @@ class NotPlainDataError(ValueError):
     """A file that asks for more than tensors and plain data."""
 
 
-def read_torch_file(path: Path) -> Any:
+class History(dict[str, Any]):
+    """What a history of MMEngine holds: two arrays and their greatest length."""
+
+
+def read_torch_file(source: Path | IO[bytes]) -> Any:
     """Read a file of ``torch.save``, in today's format or that before torch 1.6.
 
     Args:
-        path: The file.
+        source: The file, or its bytes as a stream that can be sought.
 
     Returns:
-        Its content with all tensors on the CPU. In place of configurations and
-        histories stand objects without content.
+        Its content with all tensors on the CPU. In place of configurations stand
+        objects without content, in place of histories their arrays.
 
     Raises:
         NotPlainDataError: If the file asks for anything but tensors and plain data.
         DamagedFileError: If it is damaged or no such file.
         OSError: If it cannot be read.
     """
-    with path.open("rb") as file:
+    with source.open("rb") if isinstance(source, Path) else source as file:
         try:
             if file.read(4) == b"PK\x03\x04":
                 with zipfile.ZipFile(file) as archive:
                     return _read_archive(archive)
+            size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            return _read_legacy(file, path.stat().st_size)
+            return _read_legacy(file, size)
         except (NotPlainDataError, OSError):
             raise
         # whatever the fault of the bytes, it surfaces where they first make no sense
@@ -329,19 +344,16 @@ def _set_state(target: Any, state: Any) -> None:
         target.order = str(state[1])
     elif type(target) is np.ndarray:
         _fill_array(target, *state)
-    elif type(target) is not _Inert:
+    elif type(target) is History:
+        for name in ("log_history", "count_history", "max_length"):
+            value = state.get(f"_{name}", state.get(name))
+            if type(value) in (np.ndarray, int):
+                target[name] = value
+    else:
         raise NotPlainDataError(f"it sets the state of a {type(target).__name__}")
 
 
 # ------------------------------------------------------------------- what is admitted
-
-
-class _Inert:
-    """Stand for an object in a file whose content this package does not need."""
-
-
-def _inert(*_: Any) -> _Inert:
-    return _Inert()
 
 
 def _nothing(*_: Any) -> None:
@@ -527,7 +539,7 @@ def _table() -> Iterator[tuple[str, Any]]:
         # Official scripts store their configuration beside the weights, those in the
         # manner of Swin as one of yacs; MMEngine stores histories and their methods.
         "yacs.config.CfgNode": _empty_mapping,
-        "mmengine.logging.history_buffer.HistoryBuffer": _inert,
+        "mmengine.logging.history_buffer.HistoryBuffer": lambda: History(),
         "builtins.getattr": _nothing,
     }
     for core in ("numpy.core", "numpy._core"):

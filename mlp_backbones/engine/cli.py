@@ -4,15 +4,17 @@ Only tools import this module, and before anything that imports torch: it sets h
 threads of the process wait.
 """
 
+import logging
 import os
 import sys
 import time
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
 
-from mlp_backbones.engine.errors import UserError, one_line
+from mlp_backbones.engine.errors import UserError, exit_code, one_line
 
 DEBUG_VARIABLE = "MLP_BACKBONES_DEBUG"
 
@@ -103,33 +105,62 @@ def run_tool(
             no ``UserError``, or None if there is none yet.
 
     Returns:
-        The exit code: 0, that of the ``UserError``, 1 for any other error, or 130
-        after an interruption by the keyboard.
+        The exit code: 0, that of the ``UserError``, 3 for want of memory, 1 for any
+        other error, or 130 after an interruption by the keyboard.
     """
     debug = debug or os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
     rank = os.environ.get("RANK")
     prefix = f"{name}: error" if rank is None else f"{name} [rank {rank}]: error"
+    # On a full disk each line of a log would print a traceback of its own.
+    shown, logging.raiseExceptions = logging.raiseExceptions, debug
     try:
         work()
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted\n")
+        _say(f"{name}: interrupted")
         return 130
     except Exception as error:
         if debug:
             raise
-        sys.stdout.flush()
-        line = f"{prefix}: {one_line(error)}"
+        line = f"{prefix}: {_describe(error)}"
         if not isinstance(error, UserError):
-            line += f" ({_keep_traceback(traceback_dir(), rank)})"
-        sys.stderr.write(f"{line}\n")
-        return error.exit_code if isinstance(error, UserError) else 1
+            line += f" ({_keep_traceback(traceback_dir, rank)})"
+        _say(line)
+        return exit_code(error)
+    finally:
+        logging.raiseExceptions = shown
     return 0
 
 
-def _keep_traceback(folder: Path | None, rank: str | None) -> str:
+def _say(line: str) -> None:
+    """Write a line to stderr, which like stdout may be full or closed."""
+    for stream, text in ((sys.stdout, ""), (sys.stderr, f"{line}\n")):
+        with suppress(OSError, ValueError):
+            stream.write(text)
+            stream.flush()
+
+
+def _describe(error: Exception) -> str:
+    try:
+        return one_line(error)
+    except Exception:  # of an error that cannot say what it is
+        return type(error).__name__
+
+
+def _keep_traceback(find: Callable[[], Path | None], rank: str | None) -> str:
     """Write the traceback in flight to a folder and say where it can be read."""
-    if folder is None or not folder.is_dir():
-        return "traceback: --debug"
-    file = folder / ("traceback.txt" if rank is None else f"traceback_{rank}.txt")
-    file.write_text(traceback.format_exc(), encoding="utf-8")
-    return f"traceback: {file}"
+    unfinished = None
+    try:
+        folder = find()
+        if folder is not None and folder.is_dir():
+            file = folder / (
+                "traceback.txt" if rank is None else f"traceback_{rank}.txt"
+            )
+            unfinished = file.with_suffix(".part")
+            unfinished.write_text(traceback.format_exc(), encoding="utf-8")
+            unfinished.replace(file)
+            return f"traceback: {file}"
+    except Exception:  # a full disk, a folder that cannot be written
+        with suppress(OSError):
+            if unfinished is not None:
+                unfinished.unlink()
+    return "traceback: --debug"

@@ -1,20 +1,18 @@
-"""Hooks: guards of a run's losses and weights, and pictures on the way."""
+"""Hooks: what a run loads and writes, and pictures on the way."""
 
-import math
 from collections.abc import Sequence
-from logging import Handler
 from pathlib import Path
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import Tensor
 
 from mlp_backbones.checkpoints.compare import (
     CheckpointMismatchError,
     compare_state_dicts,
+    find_state_dict,
 )
+from mlp_backbones.checkpoints.plain import check_finite, plain_checkpoint
 from mlp_backbones.engine.pictures import (
     PictureFolder,
     draw_prediction,
@@ -23,102 +21,20 @@ from mlp_backbones.engine.pictures import (
 from mlp_backbones.registry import HOOKS
 
 
-class InvalidLossError(ValueError):
-    """A loss became NaN or infinite."""
-
-
 @HOOKS.register_module()
-class CheckLossHook(Hook):
-    """Stop the training when a loss is NaN or infinite.
+class PlainCheckpointHook(Hook):
+    """Write checkpoints that ``torch.load(weights_only=True)`` reads everywhere.
 
-    Unlike mmdet's ``CheckInvalidLossHook`` it serves all tasks, misses no iteration
-    (the values wait on the device until the next check), names the loss component,
-    and looks once more before a checkpoint is written, so that damaged weights
-    never replace sound ones.
-
-    Args:
-        interval: Iterations from check to check; each check waits for the device
-            once.
-
-    Raises:
-        InvalidLossError: From the check, naming component, value, epoch, iteration
-            and learning rate.
+    MMEngine's hold objects of its own and of numpy, for which any loader must admit
+    code. See :func:`mlp_backbones.checkpoints.plain.plain_checkpoint`.
     """
 
-    # Before LoggerHook and CheckpointHook, after the values have been recorded.
-    priority = "NORMAL"
-
-    def __init__(self, interval: int = 1) -> None:
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f"interval must be an integer >= 1, got {interval!r}")
-        self.interval = interval
-        self._iterations: list[int] = []
-        self._names: list[list[str]] = []
-        self._values: list[Tensor] = []
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | tuple | list | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Remember the losses of this iteration and check when it is time."""
-        losses = {
-            name: torch.as_tensor(value).detach().float().mean()
-            for name, value in (outputs or {}).items()
-            if "loss" in name and isinstance(value, (Tensor, float, int))
-        }
-        if losses:
-            self._iterations.append(runner.iter + 1)
-            self._names.append(list(losses))
-            self._values.append(torch.stack(list(losses.values())))
-        if self.every_n_train_iters(runner, self.interval):
-            self._check(runner)
+    # After hooks that put something into the checkpoint.
+    priority = "LOWEST"
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to write the weights that an invalid loss has damaged."""
-        self._check(runner)
-
-    def after_train(self, runner: Runner) -> None:
-        """Check what came after the last full interval."""
-        self._check(runner)
-
-    def _check(self, runner: Runner) -> None:
-        if not self._values:
-            return
-        iterations, names, values = self._iterations, self._names, self._values
-        self._iterations, self._names, self._values = [], [], []
-        if bool(torch.cat(values).isfinite().all()):  # the one synchronisation
-            return
-        first = next(
-            index for index, row in enumerate(values) if not row.isfinite().all()
-        )
-        invalid = [
-            f"{name} = {value}"
-            for name, value in zip(names[first], values[first].tolist(), strict=True)
-            if not math.isfinite(value)
-        ]
-        message = (
-            f"invalid loss at epoch {runner.epoch + 1}, iteration {iterations[first]}: "
-            f"{', '.join(invalid)} (learning rate {_learning_rates(runner)}). "
-            "Checkpoints written so far are kept. A lower learning rate, a longer "
-            "warm-up, gradient clipping or a look at the data may help."
-        )
-        runner.logger.error(message)
-        _flush(runner.logger.handlers)
-        raise InvalidLossError(message)
-
-
-def _learning_rates(runner: Runner) -> str:
-    """All different learning rates of a run in a few characters."""
-    rates = {rate for group in runner.optim_wrapper.get_lr().values() for rate in group}
-    return " to ".join(f"{rate:.3g}" for rate in sorted({min(rates), max(rates)}))
-
-
-def _flush(handlers: Sequence[Handler]) -> None:
-    for handler in handlers:
-        handler.flush()
+        """Exchange what is no plain data."""
+        checkpoint.update(plain_checkpoint(checkpoint))
 
 
 @HOOKS.register_module()
@@ -135,6 +51,7 @@ class StrictLoadHook(Hook):
     Raises:
         CheckpointMismatchError: If a key or a shape does not match, listing the
             first of them.
+        CheckpointError: If a weight is NaN or infinite.
     """
 
     # After hooks that prepare for loading (EMAHook builds its model in before_run).
@@ -146,7 +63,7 @@ class StrictLoadHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Load the weights; MMEngine then does not load them again."""
         try:
-            runner.load_checkpoint(self.checkpoint, strict=True)
+            loaded = runner.load_checkpoint(self.checkpoint, strict=True)
         except RuntimeError as error:
             loaded = CheckpointLoader.load_checkpoint(self.checkpoint, "cpu")
             mismatches = compare_state_dicts(runner.model, loaded)
@@ -155,6 +72,7 @@ class StrictLoadHook(Hook):
             raise CheckpointMismatchError(
                 mismatches.describe(self.checkpoint)
             ) from error
+        check_finite(find_state_dict(loaded), self.checkpoint)
 
 
 @HOOKS.register_module()

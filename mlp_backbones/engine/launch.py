@@ -68,8 +68,9 @@ def prepare_training(args: Namespace) -> Config:
     if config.get("load_from") is not None:
         check_checkpoint(config.load_from)
     hooks = config.get("custom_hooks") or []
-    if not any("CheckLossHook" in str(hook) for hook in hooks):
-        add_hook(config, type="mlp_backbones.CheckLossHook")
+    for kind in ("FiniteGuardHook", "PlainCheckpointHook"):
+        if not any(kind in str(hook) for hook in hooks):
+            add_hook(config, type=f"mlp_backbones.{kind}")
     if not args.no_check_data:
         splits = (
             ("train",) if config.get("val_dataloader") is None else ("train", "val")

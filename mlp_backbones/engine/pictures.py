@@ -1,4 +1,4 @@
-"""Drawing samples, predictions beside the ground truth, for all three tasks."""
+"""Images and pictures: what is drawn on them, and the files that they lie in."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,19 @@ from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 
+from mlp_backbones.datasets.checks import DataError
+from mlp_backbones.datasets.transforms import LoadImage
+from mlp_backbones.engine.errors import UserError
+
 VISUALIZER_TYPES = {
     "mmdet": "mmdet.DetLocalVisualizer",
     "mmseg": "mmseg.SegLocalVisualizer",
     "mmpretrain": "mmpretrain.UniversalVisualizer",
 }
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
 
 # Text on smaller pictures cannot be read.
 MIN_SIDE = 640
@@ -165,6 +173,35 @@ def _cropped(masks: NDArray, size: Sequence[int]) -> NDArray:
     height, width = (min(a, b) for a, b in zip(masks.shape[1:], size, strict=True))
     out[:, :height, :width] = masks[:, :height, :width]
     return out
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """List images, and those that lie in folders (not in the folders of these).
+
+    Raises:
+        UserError: If a path does not exist, a file is no image that can be read, or a
+            folder holds none.
+    """
+    images: dict[Path, None] = {}
+    for path in paths:
+        found = [path]
+        if path.is_dir():
+            found = sorted(
+                f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES
+            )
+        elif not path.is_file():
+            raise UserError(f"image {path} does not exist")
+        found = [file for file in found if file.is_file()]
+        if not found:
+            raise UserError(f"folder {path} holds no images")
+        images.update(dict.fromkeys(found))
+    load = LoadImage()
+    for image in images:
+        try:
+            load({"img_path": str(image)})
+        except DataError as error:
+            raise UserError(error.line, exit_code=1) from error
+    return list(images)
 
 
 class PictureFolder:

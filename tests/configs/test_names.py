@@ -70,8 +70,10 @@ def _owed_faults(config, path):
             yield f"no {key}"
     if config.auto_scale_lr.enable is not False:
         yield f"auto_scale_lr.enable is {config.auto_scale_lr.enable}"
-    if "mlp_backbones.CheckLossHook" not in [hook.type for hook in config.custom_hooks]:
-        yield "no CheckLossHook"
+    if "mlp_backbones.FiniteGuardHook" not in [
+        hook.type for hook in config.custom_hooks
+    ]:
+        yield "no FiniteGuardHook"
     # Test-time augmentation where the task has one; mmdet merges no masks.
     has_tta = config.model.type != "MaskRCNN"
     for key in ("tta_model", "tta_pipeline"):
@@ -155,7 +157,7 @@ DIGITS = "retinanet_cyclemlp-mini_fpn_1xb8-8e_digit-scenes"
         (ADE20K, {"crop_size": (640, 640)}, "crop is"),
         (ADE20K, {"model.data_preprocessor.size": (640, 640)}, "padding is"),
         (CLASSIFIER, {"auto_scale_lr.enable": True}, "enable is True"),
-        (CLASSIFIER, {"custom_hooks": []}, "no CheckLossHook"),
+        (CLASSIFIER, {"custom_hooks": []}, "no FiniteGuardHook"),
         (CLASSIFIER, {"custom_imports": {}}, "not self-contained"),
         (DETECTOR, {"model.backbone.init_cfg.checkpoint": "b2.pth"}, "init_cfg"),
         (DIGITS, {"model.backbone.init_cfg": {"type": "Pretrained"}}, "init_cfg"),

@@ -1,12 +1,17 @@
 import ast
+import contextlib
+import logging
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mlp_backbones.datasets.checks import DataError
@@ -79,6 +84,160 @@ def test_the_traceback_of_an_unexpected_error_is_kept(tmp_path, capsys):
     kept = tmp_path / "traceback.txt"
     assert "in work" in kept.read_text()
     assert str(kept) in capsys.readouterr().err
+
+
+@contextlib.contextmanager
+def full_disk(limit=10):
+    """Let no file of this process grow beyond some bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def no_folder():
+    raise RuntimeError("there is no log yet")
+
+
+@pytest.mark.parametrize("fault", ["full disk", "a folder in its place", "no folder"])
+def test_the_error_handler_never_fails(tmp_path, capsys, fault):
+    folder = {"no folder": no_folder}.get(fault, lambda: tmp_path)
+    if fault == "a folder in its place":
+        (tmp_path / "traceback.txt").mkdir()
+    before = sorted(tmp_path.iterdir())
+    with full_disk() if fault == "full disk" else contextlib.nullcontext():
+        code = run_tool(fail(RuntimeError("x")), "tool.py", traceback_dir=folder)
+    assert code == 1
+    said = "tool.py: error: RuntimeError: x (traceback: --debug)\n"
+    assert capsys.readouterr().err == said
+    assert sorted(tmp_path.iterdir()) == before, "no half file"
+
+
+def test_a_full_disk_leaves_an_earlier_traceback_whole(tmp_path):
+    (tmp_path / "traceback.txt").write_text("of an earlier run, and longer")
+    with full_disk():
+        run_tool(fail(ValueError("x")), "tool.py", traceback_dir=lambda: tmp_path)
+    assert (tmp_path / "traceback.txt").read_text() == "of an earlier run, and longer"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Closed:
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+    flush = write
+
+
+class SpeechlessError(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def test_closed_streams_and_errors_without_words(monkeypatch, capsys):
+    assert run_tool(fail(SpeechlessError()), "tool.py") == 1
+    assert "error: SpeechlessError (" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert run_tool(fail(UserError("x")), "tool.py") == 2
+    assert run_tool(fail(KeyboardInterrupt()), "tool.py") == 130
+
+
+def test_a_log_on_a_full_disk_prints_no_traceback(tmp_path, capsys):
+    logger = logging.Logger("full")
+    logger.addHandler(logging.FileHandler(tmp_path / "a.log"))
+    with full_disk(0):
+        run_tool(lambda: logger.error("lost"), "tool.py")
+        assert capsys.readouterr().err == ""
+        run_tool(lambda: logger.error("lost"), "tool.py", debug=True)
+        assert "File too large" in capsys.readouterr().err
+    for handler in logger.handlers:
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+def allocate_too_much():
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+OUT_OF_MEMORY = {
+    "torch on the CPU": allocate_too_much,
+    "numpy": lambda: np.empty(1 << 60, dtype=np.uint8),
+    "python": lambda: bytearray(1 << 62),
+    "CUDA": fail(
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    ),
+    "cuBLAS": fail(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")),
+    "the system": fail(OSError(12, "Cannot allocate memory")),
+    "a worker": fail(RuntimeError("Caught MemoryError in DataLoader worker 0.")),
+}
+
+
+@pytest.mark.parametrize("where", OUT_OF_MEMORY)
+def test_want_of_memory(where, capsys):
+    def run_iter(data_batch):
+        OUT_OF_MEMORY[where]()
+
+    inputs = [torch.zeros(3, 32, 64), torch.zeros(3, 48, 40)]
+    assert run_tool(lambda: run_iter({"inputs": inputs}), "train.py") == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "out of memory with a batch of 2 images of up to 64 x 48 pixels" in line
+    for remedy in ("batch_size", "accumulative_counts", "with_cp=True", "--amp"):
+        assert remedy in line
+    if where in ("CUDA", "torch on the CPU"):
+        assert "tried to allocate" in line
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        ({"inputs": torch.zeros(8, 3, 32, 32)}, " with a batch of 8 images of 32 x 32"),
+        ({"inputs": [torch.zeros(1, 9, 8)]}, " with a batch of 1 image of 8 x 9 "),
+        ((torch.zeros(2, 3, 4, 5), torch.zeros(2)), " with a batch of 2 images of 5 x"),
+        ([], ":"),
+        (None, ":"),
+        (7, ":"),
+    ],
+)
+def test_batches_of_any_form(batch, size, capsys):
+    def run_iter(data_batch):
+        raise MemoryError
+
+    assert run_tool(lambda: run_iter(batch), "train.py") == 3
+    assert f"out of memory{size}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "a.pth"), ("a.pth", "another disk")),
+        (
+            OSError(30, "Read-only file system", "w"),
+            ("w: read-only", "choose a folder"),
+        ),
+        (PermissionError(13, "Permission denied", "w"), ("w: permission", "folder")),
+        (
+            RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. "),
+            ("process 123 was killed", "num_workers"),
+        ),
+        (
+            RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly"),
+            ("process 1, 2 was killed", "num_workers"),
+        ),
+        (
+            RuntimeError(
+                "DataLoader worker (pid 5) is killed by signal: Bus error. It is "
+                "possible that dataloader's workers are out of shared memory."
+            ),
+            ("process 5 ran out of shared memory", "/dev/shm"),
+        ),
+    ],
+)
+def test_accidents_come_with_advice(error, words):
+    line = one_line(error)
+    assert all(word in line for word in words)
+    assert "\n" not in line
 
 
 def test_debug_lets_errors_through(monkeypatch):
