@@ -15,6 +15,7 @@ LEVELS = (
     ("backbones", "necks", "environment", "operators"),
     ("factory", "building", "datasets"),
     ("testing",),
+    ("preflight",),
     ("engine",),
     ("analysis",),
     ("downstream",),
