@@ -15,6 +15,7 @@ LEVELS = (
     ("backbones", "necks", "environment", "operators", "safe_loading"),
     ("factory", "building", "datasets"),
     ("testing",),
+    ("preflight",),
     ("engine",),
     ("analysis",),
     ("downstream",),

@@ -3,7 +3,7 @@
 import importlib.util
 import os
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from mmengine.config import Config, ConfigDict
 from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.errors import UserError, one_line
 from mlp_backbones.engine.overrides import check_options, parse_options
+from mlp_backbones.engine.roots import follow_root_of_file, move_root
+from mlp_backbones.preflight import PreflightError
+from mlp_backbones.preflight.flight import check_config
 
 
 def load_config(args: Namespace) -> Config:
@@ -64,14 +67,16 @@ def read_config(file: str, options: Mapping[str, Any] | Iterable[str] = ()) -> C
         raise UserError(f"config file {file} cannot be read: {one_line(error)}") from (
             error
         )
+    config = follow_root_of_file(config)
     check_options(config, options)
-    old_root = config.get("data_root")
+    options = dict(options)
+    new_root = options.pop("data_root", None)
     try:
-        config.merge_from_dict(dict(options))
+        config.merge_from_dict(options)
     except (KeyError, TypeError) as error:
         raise UserError(f"--cfg-options: {one_line(error)}") from error
-    if "data_root" in options:
-        config = _move_data_root(config, str(old_root), str(config.data_root))
+    if new_root is not None:
+        config = move_root(config, str(new_root))
     scope = config.get("default_scope")
     if scope not in TASKS:
         raise UserError(
@@ -79,26 +84,20 @@ def read_config(file: str, options: Mapping[str, Any] | Iterable[str] = ()) -> C
         )
     if importlib.util.find_spec(scope) is None:
         raise UserError(f"{file} is a {TASKS[scope]} config, which needs {scope}")
+    _refuse_mistakes(config, options)
     return config
 
 
-def _move_data_root(config: Config, old: str, new: str) -> Config:
-    """Let ``data_root=...`` reach every path that the config file made with it.
-
-    Without this only the variable would change, which nothing reads any more.
-    """
-    old, new = old.rstrip("/"), new.rstrip("/")
-
-    def moved(node: Any) -> Any:
-        if isinstance(node, dict):
-            return type(node)({key: moved(value) for key, value in node.items()})
-        if isinstance(node, (list, tuple)):
-            return type(node)(moved(value) for value in node)
-        if isinstance(node, str) and (node == old or node.startswith(f"{old}/")):
-            return new + node[len(old) :]
-        return node
-
-    return Config(moved(config.to_dict()), filename=config.filename)
+def _refuse_mistakes(config: Config, options: Mapping[str, Any]) -> None:
+    """Refuse what the classes behind a config do not take, naming file or option."""
+    try:
+        check_config(config)
+    except PreflightError as error:
+        for key in options:
+            if error.place == key or f"{error.place}.".startswith(f"{key}."):
+                message = str(error).removeprefix(f"{config.filename}: ")
+                raise UserError(f"--cfg-options {key}: {message}") from error
+        raise UserError(str(error), exit_code=1) from error
 
 
 def _set_dataloader_defaults(config: Config) -> None:
@@ -140,10 +139,13 @@ def add_hook(config: Config, **hook: Any) -> None:
     config.custom_hooks = [*(config.get("custom_hooks") or []), ConfigDict(hook)]
 
 
-def check_data(config: Config, splits: tuple[str, ...]) -> None:
+def check_data(config: Config, splits: Sequence[str]) -> Any:
     """Look through the annotations that a run will use, before anything is built.
 
     Of a distributed run only the first process does it.
+
+    Returns:
+        The report of :func:`mlp_backbones.datasets.checks.check_data`, or None.
 
     Raises:
         UserError: Naming what is wrong in which file.
@@ -151,9 +153,9 @@ def check_data(config: Config, splits: tuple[str, ...]) -> None:
     from mlp_backbones.datasets import checks
 
     if not is_first_process():
-        return
+        return None
     try:
-        checks.check_data(config, splits)
+        return checks.check_data(config, splits)
     except (ValueError, OSError) as error:
         raise UserError(one_line(error), exit_code=1) from error
 

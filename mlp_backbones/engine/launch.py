@@ -8,12 +8,14 @@ import gc
 import logging
 import time
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.engine.config import (
     add_hook,
     check_checkpoint,
@@ -21,8 +23,14 @@ from mlp_backbones.engine.config import (
     is_first_process,
     load_config,
 )
-from mlp_backbones.engine.errors import UserError
+from mlp_backbones.engine.errors import UserError, one_line
 from mlp_backbones.engine.tta import set_test_time_augmentation
+from mlp_backbones.preflight import (
+    PreflightError,
+    print_card,
+    run_preflight,
+    save_card,
+)
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -38,6 +46,8 @@ def train(args: Namespace) -> None:
         UserError: If anything is wrong that can be seen before the training.
     """
     config = prepare_training(args)
+    if args.dry_run:
+        return
     build_runner(config).train()
     _end_process_group()
 
@@ -63,22 +73,91 @@ def prepare_training(args: Namespace) -> Config:
             )
         config.auto_scale_lr.enable = True
     if args.resume is not None:
-        config.resume = True
-        config.load_from = None if args.resume == "auto" else args.resume
+        _set_resume(config, args.resume)
     if config.get("load_from") is not None:
         check_checkpoint(config.load_from)
     hooks = config.get("custom_hooks") or []
     for kind in ("FiniteGuardHook", "PlainCheckpointHook"):
         if not any(kind in str(hook) for hook in hooks):
             add_hook(config, type=f"mlp_backbones.{kind}")
-    if not args.no_check_data:
-        splits = (
-            ("train",) if config.get("val_dataloader") is None else ("train", "val")
-        )
-        check_data(config, splits)
-    if not config.get("resume"):
-        keep_earlier_checkpoints(Path(config.work_dir), config.get("load_from"))
+    splits = ("train",) if config.get("val_dataloader") is None else ("train", "val")
+    check_run(config, "train", splits, with_data=not args.no_check_data)
+    _count_accumulation(config)
+    if not config.get("resume") and not args.dry_run:
+        keep_earlier_checkpoints(Path(config.work_dir), config)
     return config
+
+
+def check_run(
+    config: Config,
+    tool: str,
+    splits: Sequence[str],
+    *,
+    with_data: bool = True,
+    checkpoint: str | None = None,
+) -> None:
+    """Send a run through the preflight; print and keep its card.
+
+    Of a distributed run only the first process does it.
+
+    Args:
+        config: As the run gets it.
+        tool: ``train`` or ``test``.
+        splits: Whose data are in use.
+        with_data: Whether the data are checked.
+        checkpoint: Weights that are tested.
+
+    Raises:
+        UserError: If the run cannot be what the user wants.
+    """
+    if not is_first_process():
+        return
+    try:
+        card = run_preflight(
+            config,
+            tool,
+            splits,
+            read_data=check_data if with_data else None,
+            checkpoint=checkpoint,
+        )
+    except (PreflightError, CheckpointError) as error:
+        raise UserError(one_line(error), exit_code=1) from error
+    print_card(card)
+    save_card(card)
+
+
+def _set_resume(config: Config, asked: str) -> None:
+    """Go on from a checkpoint; where there is none, start from ``load_from``.
+
+    Args:
+        config: The config, changed in place.
+        asked: A checkpoint, or ``auto`` for the latest one in the work folder.
+    """
+    start = config.get("load_from")
+    config.resume = True
+    config.load_from = None if asked == "auto" else asked
+    folder = Path(config.work_dir)
+    found = [*folder.glob("*.pth"), *folder.glob("last_checkpoint")]
+    if asked != "auto" or found:
+        return
+    if start is None:
+        raise UserError(
+            f"--resume: there is no checkpoint in {folder}, and the config names none "
+            "to start from (load_from); leave --resume out for the first start"
+        )
+    config.resume, config.load_from = False, start
+
+
+def _count_accumulation(config: Config) -> None:
+    """Let the scaling of the learning rate count the batches of a step.
+
+    MMEngine scales by processes times batch size over ``base_batch_size``; a step over
+    several batches takes as many times that number of images.
+    """
+    scaling = config.get("auto_scale_lr") or {}
+    number = config.optim_wrapper.get("accumulative_counts", 1)
+    if scaling.get("enable") and number > 1:
+        scaling["base_batch_size"] = scaling["base_batch_size"] / number
 
 
 def _set_training_precision(config: Config, dtype: str | None) -> None:
@@ -107,7 +186,7 @@ def _set_training_precision(config: Config, dtype: str | None) -> None:
         wrapper.dtype = dtype
 
 
-def keep_earlier_checkpoints(work_dir: Path, load_from: str | None) -> None:
+def keep_earlier_checkpoints(work_dir: Path, config: Config) -> None:
     """Move the checkpoints of an earlier run out of the way of a new one.
 
     MMEngine writes each run's log into a folder of its own but all checkpoints into
@@ -115,21 +194,21 @@ def keep_earlier_checkpoints(work_dir: Path, load_from: str | None) -> None:
 
     Args:
         work_dir: The work folder.
-        load_from: Checkpoint that the new run starts from.
+        config: Of the new run.
 
     Raises:
-        UserError: If the new run starts from a checkpoint that it would replace.
+        UserError: If the new run reads a checkpoint that it would replace.
     """
     files = [*work_dir.glob("*.pth"), *work_dir.glob("last_checkpoint")]
     if not files or not is_first_process():
         return
-    if load_from is not None and Path(load_from).resolve() in [
-        file.resolve() for file in files
-    ]:
-        raise UserError(
-            f"load_from {load_from} lies in the work folder, where the new run writes; "
-            "choose another --work-dir, or --resume to continue the earlier run"
-        )
+    places = {file.resolve() for file in files}
+    for key, path in _paths_in(config.to_dict()):
+        if Path(path).expanduser().resolve() in places:
+            raise UserError(
+                f"{key} {path} lies in the work folder, where the new run writes; "
+                "choose another --work-dir, or --resume to continue the earlier run"
+            )
     stamp = time.strftime(
         "%Y%m%d_%H%M%S", time.localtime(max(file.stat().st_mtime for file in files))
     )
@@ -138,6 +217,18 @@ def keep_earlier_checkpoints(work_dir: Path, load_from: str | None) -> None:
     for file in files:
         file.rename(target / file.name)
     print_log(f"{len(files)} files of an earlier run were moved to {target}")
+
+
+def _paths_in(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text of a config that may be a checkpoint, with its key."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _paths_in(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _paths_in(value, f"{key}.{index}")
+    elif isinstance(node, str) and node.endswith(".pth"):
+        yield key, node
 
 
 def test(args: Namespace) -> dict[str, float]:
@@ -152,9 +243,11 @@ def test(args: Namespace) -> dict[str, float]:
     Raises:
         UserError: If anything is wrong that can be seen before the test.
     """
-    config = prepare_test(args)
     if args.out is not None:
         _check_output(Path(args.out), args.overwrite)
+    config = prepare_test(args)
+    if args.dry_run:
+        return {}
     runner = build_runner(config)
     if args.out is not None:
         from mmengine.registry import METRICS
@@ -191,8 +284,13 @@ def prepare_test(args: Namespace) -> Config:
     check_checkpoint(args.checkpoint)
     if args.amp:
         _set_test_precision(config, args.amp_dtype)
-    if not args.no_check_data:
-        check_data(config, ("test",))
+    check_run(
+        config,
+        "test",
+        ("test",),
+        with_data=not args.no_check_data,
+        checkpoint=args.checkpoint,
+    )
     if args.tta:
         set_test_time_augmentation(config)
     config.resume = False

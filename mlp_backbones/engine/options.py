@@ -33,6 +33,11 @@ def add_common_options(parser: ArgumentParser) -> None:
         help="do not check the annotations before the run",
     )
     parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything, print the run card and stop",
+    )
+    parser.add_argument(
         "--launcher",
         choices=("none", "pytorch", "slurm", "mpi"),
         default="none",

@@ -6,6 +6,7 @@ import tiny_runs
 import torch
 from mmengine.config import Config
 
+from mlp_backbones.building import build_model
 from mlp_backbones.engine import launch
 from mlp_backbones.engine import options as engine_options
 from mlp_backbones.engine.config import check_checkpoint, load_config, read_config
@@ -50,7 +51,6 @@ def test_options_reach_the_config(tiny, tmp_path):
         "--compile",
         "--auto-scale-lr",
         "--no-validate",
-        "--resume",
         "--cfg-options",
         "train_cfg.max_iters=9",
         "model.backbone.with_cp=True",
@@ -60,8 +60,6 @@ def test_options_reach_the_config(tiny, tmp_path):
     assert config.compile is True
     assert config.auto_scale_lr.enable is True
     assert config.val_cfg is config.val_dataloader is config.val_evaluator is None
-    assert config.resume is True
-    assert config.load_from is None
     assert config.train_cfg.max_iters == 9
     assert config.model.backbone.with_cp is True
     assert tuple(config.test_dataloader.dataset.pipeline[1].scale) == (32, 32)
@@ -83,18 +81,77 @@ def test_a_setting_without_a_place_is_refused(tiny, tmp_path, option, word):
         prepare(tiny, tmp_path, "--cfg-options", option)
 
 
+ROOTED = """
+default_scope = 'mmdet'
+data_root = 'data/coco/'
+train_dataloader = dict(dataset=dict(
+    type='CocoDataset', data_root=data_root, ann_file='x.json'))
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'x.json')
+places = ['data/coco', 'data/coco2/x', 3]
+"""
+
+
+def roots_of(config):
+    return [
+        config.train_dataloader.dataset.data_root,
+        config.val_evaluator.ann_file,
+        *config.places,
+    ]
+
+
 def test_data_root_moves_every_path_made_with_it(tmp_path):
     file = tmp_path / "c.py"
-    file.write_text(
-        "default_scope = 'mmdet'\n"
-        "data_root = 'data/coco/'\n"
-        "a = dict(data_root=data_root, ann_file='x.json')\n"
-        "b = [dict(ann_file=data_root + 'x.json'), ('data/coco', 'data/coco2/x', 3)]\n"
-    )
+    file.write_text(ROOTED)
     config = read_config(str(file), {"data_root": "/mnt/mini/"})
-    assert config.a == {"data_root": "/mnt/mini/", "ann_file": "x.json"}
-    assert config.b[0] == {"ann_file": "/mnt/mini/x.json"}
-    assert list(config.b[1]) == ["/mnt/mini", "data/coco2/x", 3]
+    moved = ["/mnt/mini", "/mnt/mini/x.json", "/mnt/mini", "data/coco2/x", 3]
+    assert roots_of(config) == moved
+
+
+@pytest.mark.parametrize("text", ["data_root = 'data/mine/'", "x = 1"])
+def test_data_root_reaches_the_data_sets_of_a_derived_config(tmp_path, text):
+    (tmp_path / "base.py").write_text(ROOTED)
+    middle, file = tmp_path / "middle.py", tmp_path / "c.py"
+    middle.write_text(f"_base_ = 'base.py'\n{text}\n")
+    file.write_text("_base_ = 'middle.py'\n")
+    own = "data/mine" if "mine" in text else "data/coco/"
+    assert read_config(str(file)).train_dataloader.dataset.data_root == own
+    config = read_config(str(file), {"data_root": "/mnt/mini"})
+    assert roots_of(config)[:2] == ["/mnt/mini", "/mnt/mini/x.json"]
+    assert config.data_root == "/mnt/mini"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("train_dataloader = dict(dataset=dict(data_root='data/other'))", "data/other"),
+        ("train_dataloader = None", "there is none"),
+    ],
+)
+def test_data_root_is_that_of_the_data_sets(tmp_path, text, word):
+    """Whatever the variable of the base says."""
+    (tmp_path / "base.py").write_text(ROOTED)
+    file = tmp_path / "c.py"
+    file.write_text(f"_base_ = 'base.py'\n{text}\n")
+    if word == "there is none":
+        with pytest.raises(UserError, match=f"data_root=/mnt reaches no.*{word}"):
+            read_config(str(file), {"data_root": "/mnt"})
+        return
+    assert read_config(str(file)).train_dataloader.dataset.data_root == word
+    config = read_config(str(file), {"data_root": "/mnt"})
+    assert config.train_dataloader.dataset.data_root == "/mnt"
+
+
+def test_a_data_root_for_data_sets_of_several_folders_is_refused(tmp_path):
+    (tmp_path / "base.py").write_text(ROOTED)
+    file = tmp_path / "c.py"
+    loader = "dict(dataset=dict(type='CocoDataset', data_root={!r}))"
+    file.write_text(
+        "_base_ = 'base.py'\ndata_root = 'elsewhere'\n"
+        "train_dataloader = dict(dataset=dict(data_root='a/'))\n"
+        f"val_dataloader = {loader.format('b')}\n"
+    )
+    with pytest.raises(UserError, match="they lie in a, b"):
+        read_config(str(file), {"data_root": "/mnt"})
 
 
 @pytest.mark.parametrize(
@@ -135,7 +192,7 @@ def test_amp_keeps_its_hands_off_foreign_wrappers(tiny, tmp_path):
 def test_checkpoints_of_an_earlier_run_are_kept(tiny, tmp_path):
     (tmp_path / "iter_2.pth").write_text("first")
     (tmp_path / "last_checkpoint").write_text("iter_2.pth")
-    prepare(tiny, tmp_path, "--resume")
+    prepare(tiny, tmp_path, "--dry-run")
     assert (tmp_path / "iter_2.pth").exists()
     prepare(tiny, tmp_path)
     assert not list(tmp_path.glob("*.pth"))
@@ -144,11 +201,19 @@ def test_checkpoints_of_an_earlier_run_are_kept(tiny, tmp_path):
 
 
 def test_a_run_may_not_replace_what_it_starts_from(tiny, tmp_path):
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "iter_2.pth")
-    option = f"load_from={tmp_path / 'iter_2.pth'}"
-    with pytest.raises(UserError, match="choose another --work-dir"):
-        prepare(tiny, tmp_path, "--cfg-options", option)
-    assert (tmp_path / "iter_2.pth").exists()
+    config = read_config(str(tiny / "detection.py"))
+    model = build_model(config)
+    torch.save(model.state_dict(), tmp_path / "iter_2.pth")
+    torch.save(model.backbone.state_dict(), tmp_path / "backbone.pth")
+    init = "model.backbone.init_cfg"
+    for options in (
+        [f"load_from={tmp_path}/../{tmp_path.name}/iter_2.pth"],
+        [f"{init}.type=Pretrained", f"{init}.checkpoint={tmp_path / 'backbone.pth'}"],
+    ):
+        place = options[-1].partition("=")[0]
+        with pytest.raises(UserError, match=f"{place} .*choose another --work-dir"):
+            prepare(tiny, tmp_path, "--cfg-options", *options)
+        assert (tmp_path / "iter_2.pth").exists()
 
 
 @pytest.mark.parametrize(
@@ -281,6 +346,7 @@ def test_the_process_group_ends_with_the_work(
         return runner
 
     monkeypatch.setattr(launch, "build_runner", build_runner)
+    monkeypatch.setattr(launch, "check_run", lambda *args, **options: None)
     getattr(launch, work)(arguments_of(work, tiny, tmp_path))
     assert not torch.distributed.is_initialized()
     # its wrapped model would keep the threads of the group alive
@@ -293,6 +359,7 @@ def test_an_error_does_not_wait_for_the_process_group(
 ):
     runner = StandInRunner(error=RuntimeError("the work failed"))
     monkeypatch.setattr(launch, "build_runner", lambda config: runner)
+    monkeypatch.setattr(launch, "check_run", lambda *args, **options: None)
     with pytest.raises(RuntimeError, match="the work failed"):
         getattr(launch, work)(arguments_of(work, tiny, tmp_path))
     assert torch.distributed.is_initialized()
