@@ -1,45 +1,80 @@
 """Loading transforms that name the file when it is bad."""
 
+import hashlib
 import logging
+import os
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import mmcv
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
-from torch.utils.data import get_worker_info
 
-from mlp_backbones.datasets.checks import (
-    DataError,
-    box_problem,
+from mlp_backbones.datasets.checks.coco import box_problem, mask_problem
+from mlp_backbones.datasets.checks.images import (
+    ImageLoader,
     check_image_bytes,
-    mask_problem,
+    check_mask_file,
+    image_facts,
 )
+from mlp_backbones.datasets.checks.report import DataError
 from mlp_backbones.registry import TRANSFORMS
 
 __all__ = ["CheckAnnotations", "LoadImage"]
 
 
-class _SkipCounter:
-    """Counts the bad images of this process and warns of each once."""
+class _Skips:
+    """Counts the bad images that were skipped, in all data workers together.
 
-    def __init__(self) -> None:
-        self.paths: set[str] = set()
+    Args:
+        most: How many different ones may be; with another one, or with as many in a
+            row, the training stops.
+    """
+
+    def __init__(self, most: int) -> None:
+        if not isinstance(most, int) or most < 1:
+            raise ValueError(f"max_skips must be at least 1, got {most!r}")
+        self.most = most
+        # Shared memory: workers write into what the main process made for them.
+        self._marks = torch.zeros(most, dtype=torch.int64).share_memory_()
+        self._in_a_row = 0
+
+    def good(self) -> None:
+        """Note an image that was not skipped."""
+        self._in_a_row = 0
 
     def skip(self, path: str, error: DataError) -> None:
-        if path in self.paths:
-            return
-        self.paths.add(path)
-        worker = get_worker_info()
-        # Workers share nothing, so each counts its own.
-        who = f"data worker {worker.id}" if worker else "this process"
-        print_log(
-            f"skipped bad image, number {len(self.paths)} of {who}: {error.line}",
-            "current",
-            level=logging.WARNING,
+        """Note a bad image; warn of it once.
+
+        Raises:
+            DataError: If there are more than ``most``.
+        """
+        self._in_a_row += 1
+        mark = int.from_bytes(
+            hashlib.blake2b(path.encode(), digest_size=7).digest(), "big"
         )
+        known = self._marks[self._marks != 0]
+        new = mark not in known.tolist()
+        if self._in_a_row > self.most or (new and len(known) == self.most):
+            number = f"{len(known)} bad images were skipped"
+            if self._in_a_row > self.most:
+                number += f", the last {self._in_a_row} drawn all were bad"
+            raise DataError(
+                f"{number}; max_skips={self.most} allows no more: {error.line}; their "
+                "names stand in the log"
+            )
+        if new:
+            self._marks[len(known)] = mark
+            print_log(
+                f"skipped bad image, number {len(known) + 1} of at most {self.most}: "
+                f"{error.line}",
+                "current",
+                level=logging.WARNING,
+            )
 
 
 @TRANSFORMS.register_module()
@@ -48,7 +83,9 @@ class LoadImage(LoadImageFromFile):
 
     Takes the place of ``LoadImageFromFile`` in mmdet, mmseg and mmpretrain pipelines:
     same keys, same pixels. In addition a truncated file is an error; the decoders
-    return it with a grey rest.
+    return it with a grey rest. Of what they change without a word (CMYK, more than 8
+    bits, alpha, animations, a format that the name denies) the log tells the first
+    image of each kind.
 
     Args:
         to_float32: Return float32 instead of uint8.
@@ -57,9 +94,12 @@ class LoadImage(LoadImageFromFile):
         backend_args: File backend; inferred from the path if None.
         skip_bad: Warn and return None, upon which the data set draws another image,
             instead of raising. For training only.
+        max_skips: How many different images may be skipped, in all data workers of a
+            process together, before the training stops.
 
     Raises:
-        DataError: (when called) the file is missing, empty, truncated or undecodable.
+        DataError: (when called) the file is missing, empty, truncated or undecodable,
+            or more than ``max_skips`` are.
     """
 
     def __init__(
@@ -70,6 +110,7 @@ class LoadImage(LoadImageFromFile):
         *,
         backend_args: dict | None = None,
         skip_bad: bool = False,
+        max_skips: int = 100,
     ) -> None:
         super().__init__(
             to_float32=to_float32,
@@ -78,7 +119,9 @@ class LoadImage(LoadImageFromFile):
             backend_args=backend_args,
         )
         self.skip_bad = skip_bad
-        self._skipped = _SkipCounter()
+        self._skips = _Skips(max_skips)
+        self._how = ImageLoader(color_type, imdecode_backend)
+        self._told: set[str] = set()
 
     def transform(self, results: dict) -> dict | None:
         """Add ``img`` (H, W, 3), ``img_shape`` and ``ori_shape`` (H, W).
@@ -92,8 +135,9 @@ class LoadImage(LoadImageFromFile):
         except DataError as error:
             if not self.skip_bad:
                 raise
-            self._skipped.skip(path, error)
+            self._skips.skip(path, error)
             return None
+        self._skips.good()
         if self.to_float32:
             image = image.astype(np.float32)
         results["img"] = image
@@ -118,7 +162,19 @@ class LoadImage(LoadImageFromFile):
             raise DataError(f"{path}: not a readable image ({reason})") from error
         if image is None:
             raise DataError(f"{path}: not a readable image")
+        self._tell_oddities(content, path)
         return image
+
+    def _tell_oddities(self, content: bytes, path: str) -> None:
+        facts = image_facts(BytesIO(content), content)
+        for oddity in facts.oddities(path, self._how) if facts else ():
+            if oddity not in self._told:
+                self._told.add(oddity)
+                print_log(
+                    f"{path}: an image {oddity}; further ones are not told",
+                    "current",
+                    level=logging.WARNING,
+                )
 
 
 @TRANSFORMS.register_module()
@@ -140,9 +196,12 @@ class CheckAnnotations(BaseTransform):
             masks counted after ``reduce_zero_label``; 255 is always allowed there.
         skip_bad: Warn and return None, upon which the data set draws another image,
             instead of raising. For training only.
+        max_skips: How many different images may be skipped, in all data workers of a
+            process together, before the training stops.
 
     Raises:
-        DataError: (when called) annotations do not fit the image.
+        DataError: (when called) annotations do not fit the image, or those of more than
+            ``max_skips`` images do not.
     """
 
     def __init__(
@@ -150,11 +209,12 @@ class CheckAnnotations(BaseTransform):
         load: dict | None = None,
         num_classes: int | None = None,
         skip_bad: bool = False,
+        max_skips: int = 100,
     ) -> None:
         self.load = TRANSFORMS.build(load) if load is not None else None
         self.num_classes = num_classes
         self.skip_bad = skip_bad
-        self._skipped = _SkipCounter()
+        self._skips = _Skips(max_skips)
 
     def transform(self, results: dict) -> dict | None:
         """Return ``results``, with what ``load`` adds.
@@ -165,14 +225,16 @@ class CheckAnnotations(BaseTransform):
         path = results.get("img_path", "image without a path")
         try:
             self._check_instances(results, path)
+            self._check_stored_mask(results)
             loaded = self._run_loader(results, path)
             self._check_semantic(loaded, path)
             self._check_label(loaded, path)
         except DataError as error:
             if not self.skip_bad:
                 raise
-            self._skipped.skip(path, error)
+            self._skips.skip(path, error)
             return None
+        self._skips.good()
         return loaded
 
     def _run_loader(self, results: dict, path: str) -> dict:
@@ -190,8 +252,10 @@ class CheckAnnotations(BaseTransform):
 
     def _check_instances(self, results: Mapping[str, Any], path: str) -> None:
         instances = results.get("instances") or []
-        height, width = results["ori_shape"]
-        size = (width, height)
+        size = _stored_size(results)
+        if size is None:  # the user's own loader tells no size
+            return
+        width, height = size
         told = (results.get("width", width), results.get("height", height))
         if told != size:
             raise DataError(
@@ -209,27 +273,37 @@ class CheckAnnotations(BaseTransform):
                     f"{problem}"
                 )
             mask = instance.get("mask")
-            problem = mask_problem(mask, size) if mask is not None else None
+            read = getattr(self.load, "with_mask", self.load is None)
+            problem = mask_problem(mask, size) if read and mask is not None else None
             if problem:
                 raise DataError(f"{where}: mask {problem}")
             if getattr(self.load, "with_mask", False) and mask is None:
                 raise DataError(f"{where}: has no mask ('segmentation')")
             self._check_range(instance.get("bbox_label"), where)
 
+    def _check_stored_mask(self, results: Mapping[str, Any]) -> None:
+        """Refuse what mmseg's loader would cast away."""
+        path = results.get("seg_map_path")
+        ours = type(self.load).__name__ == "LoadAnnotations"
+        if not isinstance(path, str) or "://" in path or not ours:
+            return
+        if type(self.load).__module__.startswith("mmseg.") and os.path.isfile(path):
+            check_mask_file(path, self.load.imdecode_backend)
+
     def _check_semantic(self, results: Mapping[str, Any], path: str) -> None:
         semantic = results.get("gt_seg_map")
         if semantic is None:
             return
         source = results.get("seg_map_path") or path
-        height, width = results["img_shape"][:2]
         if semantic.ndim != 2:
             raise DataError(
                 f"{source}: the mask has shape {semantic.shape}, expected one channel"
             )
-        if semantic.shape != (height, width):
+        size = _stored_size(results)
+        if size is not None and semantic.shape != (size[1], size[0]):
             raise DataError(
                 f"{source}: the mask is {semantic.shape[1]}x{semantic.shape[0]} px, "
-                f"its image {width}x{height} px"
+                f"its image {size[0]}x{size[1]} px"
             )
         if self.num_classes is None:
             return
@@ -254,5 +328,13 @@ class CheckAnnotations(BaseTransform):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(load={self.load}, num_classes={self.num_classes}, "
-            f"skip_bad={self.skip_bad})"
+            f"skip_bad={self.skip_bad}, max_skips={self._skips.most})"
         )
+
+
+def _stored_size(results: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an image as it was loaded, before any resizing."""
+    shape = results.get("ori_shape")
+    if shape is None and hasattr(results.get("img"), "shape"):
+        shape = results["img"].shape
+    return None if shape is None else (shape[1], shape[0])

@@ -15,7 +15,8 @@ from mmengine.config import Config
 
 from mlp_backbones.datasets.checks import (
     DataError,
-    DatasetSummary,
+    DataReport,
+    DatasetReport,
     check_data,
     check_dataset_config,
     check_samples,
@@ -56,10 +57,12 @@ def test_good_data_pass(
     dataset_config: MakeConfig,
 ) -> None:
     (summary,) = check_dataset_config(dataset_config(scenes, scope, split=split), split)
-    assert isinstance(summary, DatasetSummary)
+    assert isinstance(summary, DatasetReport)
     assert summary.num_images == numbers[split == "val"]
-    assert summary.num_annotations >= summary.num_images
-    assert check_samples(dataset_config(scenes, scope, split=split), split) == []
+    assert summary.num_objects >= summary.num_images
+    found = check_samples(dataset_config(scenes, scope, split=split), split)
+    assert found.problems == ()
+    assert all("classes" in one for one in {*found.warnings, *summary.warnings})
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -230,7 +233,7 @@ def test_a_test_file_may_lack_annotations(
     edit_coco(own_scenes, lambda content: content.pop("annotations"), "val")
     config = dataset_config(own_scenes, "mmdet", split="val")
     (summary,) = check_dataset_config(config, "test")
-    assert summary.num_annotations == 0
+    assert summary.num_objects == 0
     assert "no list 'annotations'" in problem_of(config, "val")
 
 
@@ -351,12 +354,16 @@ def full_config(root: Path, dataset_config: MakeConfig) -> Config:
 
 def test_a_whole_config(own_scenes: Path, dataset_config: MakeConfig) -> None:
     config = full_config(own_scenes, dataset_config)
-    assert [one.split for one in check_data(config)] == ["train", "val"]
-    assert [one.split for one in check_data(config, ("test",))] == ["test"]
-    assert check_data(Config({"model": {}})) == []
-    # Another pipeline on the same files: read once, but its skipping is seen.
+
+    def splits_of(*splits: str) -> list[str]:
+        return [one.split for one in check_data(config, splits).datasets]
+
+    assert splits_of("train", "val", "test") == ["train", "val", "test"]
+    assert splits_of("test") == ["test"]
+    assert check_data(Config({"model": {}})) == DataReport()
+    # Another pipeline on the same files: its skipping is seen.
     config.test_dataloader.dataset.pipeline = [dict(type="LoadImageFromFile")]
-    assert [one.split for one in check_data(config)] == ["train", "val"]
+    assert splits_of("val", "test") == ["val", "test"]
     config.test_dataloader.dataset.pipeline[0].skip_bad = True
     with pytest.raises(DataError, match="test: skip_bad=True of LoadImageFromFile"):
         check_data(config)
@@ -417,10 +424,10 @@ def test_decoding_finds_bad_semantic_masks(
         dict(type="mmseg.LoadAnnotations"),
         dict(type="mmseg.PackSegInputs"),
     ]
-    assert check_samples(config, "train") == [
+    assert check_samples(config, "train").problems == (
         f"{masks / '000001.png'}: the mask is 20x96 px, its image 96x96 px",
         f"{masks / '000006.png'}: label 40 matches no class: there are 11 (0 to 10)",
-    ]
+    )
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -437,8 +444,9 @@ def test_real_coco_images(data_dir: Path, split: str) -> None:
     )
     (summary,) = check_dataset_config(config, split)
     assert summary.num_images == 80
-    assert summary.num_annotations == {"train": 739, "val": 815}[split]
-    assert check_samples(config, split) == []
+    assert summary.num_objects == {"train": 739, "val": 815}[split]
+    found = check_samples(config, split)
+    assert found.problems == found.warnings == ()
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])
@@ -456,8 +464,11 @@ def test_real_ade_images(data_dir: Path, folder: str, split: str) -> None:
         ],
     )
     (summary,) = check_dataset_config(config, "train")
-    assert summary.num_images == summary.num_annotations > 0
-    assert check_samples(config, "train") == []
+    assert summary.num_images == summary.num_objects > 0
+    found = check_samples(config, "train")
+    assert found.problems == () and found.warnings == summary.warnings
+    (absent,) = found.warnings  # of 150 classes, some are in so few masks
+    assert "of 150 classes are in none of the" in absent
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -474,4 +485,5 @@ def test_real_classification_images(data_dir: Path, split: str) -> None:
     for config in (folders, listed):
         (summary,) = check_dataset_config(config, split)
         assert summary.num_images == {"train": 800, "val": 300}[split]
-    assert check_samples(folders, split) == []
+    found = check_samples(folders, split)
+    assert found.problems == found.warnings == ()

@@ -189,7 +189,7 @@ def test_bad_images_are_skipped_by_choice(
     assert len(warnings) == 2
     for number, path in enumerate(bad, 1):
         text = warnings[number - 1]
-        assert f"skipped bad image, number {number} of this process: {path}: " in text
+        assert f"skipped bad image, number {number} of at most 100: {path}: " in text
 
 
 def _capture_warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -205,7 +205,7 @@ def _capture_warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def test_each_worker_says_that_it_counts_for_itself(
+def test_workers_count_skipped_images_together(
     own_scenes: Path, dataset_config: MakeConfig, tmp_path: Path
 ) -> None:
     from mmengine.logging import MMLogger
@@ -213,15 +213,40 @@ def test_each_worker_says_that_it_counts_for_itself(
     log = tmp_path / "train.log"
     logger = MMLogger.get_instance(f"skips-{os.getpid()}", log_file=str(log))
     try:
-        for name in ("000000", "000001"):
-            make_truncated(own_scenes / "train" / f"{name}.jpg")
+        bad = [own_scenes / "train" / f"{n:06d}.jpg" for n in (0, 1, 6)]
+        for path in bad[:2]:
+            make_truncated(path)
         config = dataset_config(own_scenes, "mmdet", skip_bad=True)
-        assert len(read_all(config, num_workers=2)) == 12
+        config["pipeline"][0]["max_skips"] = 2
+        dataset = DATASETS.build(config)
+        loader = DataLoader(dataset, collate_fn=pseudo_collate, num_workers=2)
+        for _ in range(2):  # new workers each time, which know what the others skipped
+            assert len(list(loader)) == 12
+        make_truncated(bad[2])
+        with pytest.raises(DataError) as caught:
+            list(loader)
     finally:
         MMLogger._instance_dict.pop(logger.instance_name)
     text = log.read_text()
-    for worker in (0, 1):
-        assert f"number 1 of data worker {worker}: " in text
+    assert text.count("skipped bad image") == 2
+    for path in bad[:2]:
+        assert f"of at most 2: {path}: the image file is truncated" in text
+    assert caught.value.line.startswith(
+        f"2 bad images were skipped; max_skips=2 allows no more: {bad[2]}: the image"
+    )
+
+
+def test_a_data_set_of_bad_images_stops_by_name(
+    own_scenes: Path, dataset_config: MakeConfig
+) -> None:
+    config = dataset_config(own_scenes, "mmdet", skip_bad=True)
+    for path in (own_scenes / "train").glob("*.jpg"):
+        make_truncated(path)
+    with pytest.raises(DataError, match=r"the last 101 drawn all were bad.*\.jpg: "):
+        read_all(config)
+    config["pipeline"][0]["max_skips"] = 0
+    with pytest.raises(ValueError, match="max_skips must be at least 1, got 0"):
+        DATASETS.build(config)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -269,7 +294,7 @@ BAD_INSTANCES = {
     "no mask": (dict(segmentation=None), "has no mask"),
     "broken counts": (
         dict(segmentation=dict(size=[96, 96], counts=["many"])),
-        "cannot load annotations",
+        "mask has run lengths that are no whole numbers",
     ),
 }
 
@@ -351,10 +376,10 @@ def _spoil_mask(root: Path, content: np.ndarray | bytes) -> Path:
 
 BAD_MASKS = {
     "another size": (np.zeros((96, 48), np.uint8), "is 48x96 px, its image 96x96 px"),
-    "colour": (np.zeros((96, 96, 3), np.uint8), r"has shape (96, 96, 3)"),
+    "colour": (np.zeros((96, 96, 3), np.uint8), "the mask has 3 channels (RGB)"),
     "unknown class": (np.full((96, 96), 11, np.uint8), "label 11 matches no class"),
     "garbage": (b"no picture", "cannot load annotations"),
-    "empty": (b"", "cannot load annotations"),
+    "empty": (b"", "the image file is empty"),
 }
 
 
@@ -375,7 +400,7 @@ def test_a_truncated_semantic_mask_is_named(
 ) -> None:
     path = own_scenes / "ade" / "annotations" / "training" / "000002.png"
     _spoil_mask(own_scenes, path.read_bytes()[:-30])
-    with pytest.raises(DataError, match="cannot load annotations") as caught:
+    with pytest.raises(DataError, match="is truncated") as caught:
         read_all(dataset_config(own_scenes, "mmseg"))
     assert str(path) in str(caught.value)
 

@@ -28,28 +28,38 @@ def main() -> int:
     args = parse_args()
 
     def work() -> None:
-        from mmengine.registry import init_default_scope
-
         from mlp_backbones.datasets.checks import DataError, check_data, check_samples
         from mlp_backbones.engine.config import read_config
 
         config = read_config(args.config, args.cfg_options)
-        init_default_scope(config.default_scope)
         problems: list[str] = []
+        warnings: list[str] = []
         try:
-            for summary in check_data(config, args.split):
-                print(
-                    f"{summary.split}: {summary.source}: {summary.num_images} images, "
-                    f"{summary.num_annotations} annotations"
-                )
-            for split in args.split if args.decode else []:
-                loader = config.get(f"{split}_dataloader")
-                if loader:
-                    problems += check_samples(loader["dataset"], split, progress=True)
+            report = check_data(config, args.split)
+            for dataset in report.datasets:
+                print(dataset.line)
+            warnings += report.warnings
         except DataError as error:
             problems.append(error.line)
         except OSError as error:
             problems.append(str(error))
+        decoded = []
+        for split in args.split if args.decode else []:
+            loader = config.get(f"{split}_dataloader")
+            if not loader or loader["dataset"] in decoded:
+                continue
+            decoded.append(loader["dataset"])
+            try:
+                found = check_samples(
+                    loader["dataset"], split, config.default_scope, progress=True
+                )
+            except DataError as error:
+                problems.append(error.line)
+            else:
+                problems += found.problems
+                warnings += found.warnings
+        for warning in dict.fromkeys(warnings):
+            print(f"check_dataset.py: warning: {warning}", file=sys.stderr)
         *others, last = dict.fromkeys(problems) or [None]
         for problem in others:
             print(f"check_dataset.py: error: {problem}", file=sys.stderr)
