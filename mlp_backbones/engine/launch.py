@@ -22,6 +22,9 @@ from mlp_backbones.engine.config import (
     load_config,
 )
 from mlp_backbones.engine.errors import UserError
+from mlp_backbones.engine.runs.lock import lock_work_dir
+from mlp_backbones.engine.runs.prepare import accidents_in_one_line, make_resumable
+from mlp_backbones.engine.runs.resume import resolve_resume
 from mlp_backbones.engine.tta import set_test_time_augmentation
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ def train(args: Namespace) -> None:
         UserError: If anything is wrong that can be seen before the training.
     """
     config = prepare_training(args)
-    build_runner(config).train()
+    with accidents_in_one_line(config.work_dir):
+        build_runner(config).train()
     _end_process_group()
 
 
@@ -65,6 +69,10 @@ def prepare_training(args: Namespace) -> Config:
     if args.resume is not None:
         config.resume = True
         config.load_from = None if args.resume == "auto" else args.resume
+    make_resumable(config)
+    if is_first_process():
+        lock_work_dir(Path(config.work_dir))
+    resolve_resume(config, first_process=is_first_process())
     if config.get("load_from") is not None:
         check_checkpoint(config.load_from)
     hooks = config.get("custom_hooks") or []
