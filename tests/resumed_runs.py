@@ -144,7 +144,12 @@ val_evaluator = dict(type='Accuracy', topk=(1, ))
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=3, val_interval=1)
 """
 ITERATIONS = {
-    "train_cfg": {"type": "IterBasedTrainLoop", "max_iters": 9, "val_interval": 3},
+    "train_cfg": {
+        "_delete_": True,
+        "type": "IterBasedTrainLoop",
+        "max_iters": 9,
+        "val_interval": 3,
+    },
     "param_scheduler": [{"type": "PolyLR", "by_epoch": False, "begin": 0, "end": 9}],
     "default_hooks.checkpoint.by_epoch": False,
     "default_hooks.checkpoint.interval": 3,
@@ -199,7 +204,7 @@ class RecordHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        loss = {key: float(value).hex() for key, value in outputs.items()}
+        loss = {key: float(value.detach()).hex() for key, value in outputs.items()}
         self._note(
             runner, iter=runner.iter, data=digest(data_batch), loss=loss,
             index=batch_idx, state=digest(torch.get_rng_state()),

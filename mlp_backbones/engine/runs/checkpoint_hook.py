@@ -61,6 +61,9 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
         if self._local and is_main_process():
             for file in Path(self.out_dir).glob(".*.pth.unfinished"):
                 _delete(file)
+            with _saving(files.SEED, runner.work_dir):
+                seed = str(runner.seed)
+                files.save_text(Path(runner.work_dir) / files.SEED, seed)
         if runner._resume and runner._load_from is not None and runner.iter > 0:
             self.saved, self.saved_iter = Path(runner._load_from), runner.iter
         if self._gradients is not None:
@@ -167,7 +170,7 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
 
     def _point_to(self, runner: Any, path: str) -> None:
         with _saving(files.POINTER, runner.work_dir):
-            files.point_to(Path(runner.work_dir), path)
+            files.save_text(Path(runner.work_dir) / files.POINTER, path)
 
     def _save(
         self, runner: Any, name: str, meta: dict[str, int], *, optimizer: bool

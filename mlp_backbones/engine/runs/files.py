@@ -12,6 +12,7 @@ import torch
 from mlp_backbones.checkpoints.torch_file import DamagedFileError
 
 POINTER = "last_checkpoint"
+SEED = ".seed"  # of the run, for one that is killed before its first checkpoint
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -116,10 +117,10 @@ def save(path: Path, content: Any) -> None:
     replace_file(path, lambda file: torch.save(content, file))
 
 
-def point_to(folder: Path, name: str) -> None:
-    """Let MMEngine's pointer name the latest checkpoint, in the form it reads."""
-    replace_file(folder / POINTER, lambda file: _write_text(file, name))
+def save_text(path: Path, text: str) -> None:
+    """Write a short text in one step."""
 
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
 
-def _write_text(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())
+    replace_file(path, write)

@@ -28,7 +28,7 @@ from mlp_backbones.registry import LOOPS
 # Kept in MMEngine's message hub, which every checkpoint holds.
 DONE = "batches_done_in_epoch"
 LENGTH = "batches_in_epoch"
-VALIDATED = "validated_at_iter"
+VALIDATED = "last_validation_iter"
 
 
 class _PlacedLoop:

@@ -74,6 +74,7 @@ def resolve_resume(config: Config, *, first_process: bool) -> None:
             )
         if newest is None:
             config.resume = False
+            _keep_seed(randomness, folders[0])
             if first_process:
                 print_log(f"no checkpoint in {folders[0]}: the run starts anew")
             return
@@ -198,6 +199,15 @@ def _restore_seed(
             level=30,
         )
     randomness["seed"] = seed
+
+
+def _keep_seed(randomness: dict[str, Any], work_dir: Path) -> None:
+    """Take the seed of a run that was killed before its first checkpoint."""
+    file = work_dir / files.SEED
+    if randomness.get("seed") is None and file.is_file():
+        text = file.read_text(encoding="utf-8").strip()
+        if text.isdecimal():
+            randomness["seed"] = int(text)
 
 
 def set_newer_aside(
