@@ -10,7 +10,9 @@ from mmengine.registry import Registry
 
 __all__ = [
     "DATASETS",
+    "DATA_SAMPLERS",
     "HOOKS",
+    "LOOPS",
     "MODELS",
     "OPTIM_WRAPPERS",
     "OPTIM_WRAPPER_CONSTRUCTORS",
@@ -30,6 +32,14 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(_root.MODELS, "backbones", "necks")
 DATASETS = _child(_root.DATASETS, "datasets")
 TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
-HOOKS = _child(_root.HOOKS, "engine.hooks", "engine.finite_guard")
+DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "engine.runs.draws")
+HOOKS = _child(
+    _root.HOOKS,
+    "engine.hooks",
+    "engine.finite_guard",
+    "engine.runs.checkpoint_hook",
+    "engine.runs.stopping",
+)
+LOOPS = _child(_root.LOOPS, "engine.runs.loops")
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, "engine.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optim")

@@ -74,11 +74,13 @@ class History(dict[str, Any]):
     """What a history of MMEngine holds: two arrays and their greatest length."""
 
 
-def read_torch_file(source: Path | IO[bytes]) -> Any:
+def read_torch_file(source: Path | IO[bytes], *, tensors: bool = True) -> Any:
     """Read a file of ``torch.save``, in today's format or that before torch 1.6.
 
     Args:
         source: The file, or its bytes as a stream that can be sought.
+        tensors: Read the values of tensors; without them a file in today's format is
+            read in no time, and its tensors are on the meta device.
 
     Returns:
         Its content with all tensors on the CPU. In place of configurations stand
@@ -93,7 +95,7 @@ def read_torch_file(source: Path | IO[bytes]) -> Any:
         try:
             if file.read(4) == b"PK\x03\x04":
                 with zipfile.ZipFile(file) as archive:
-                    return _read_archive(archive)
+                    return _read_archive(archive, tensors)
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
             return _read_legacy(file, size)
@@ -121,7 +123,7 @@ class _Storage:
         return _Storage(dtype, self.memory)
 
 
-def _read_archive(archive: zipfile.ZipFile) -> Any:
+def _read_archive(archive: zipfile.ZipFile, tensors: bool) -> Any:
     """Read the zip archive that torch writes: a pickle, and a record a storage."""
     roots = [name[:-8] for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(roots) != 1:
@@ -142,12 +144,13 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
             record = _record(archive, f"{root}data/{key}")
             if record.file_size != count * dtype.itemsize:
                 raise DamagedFileError(f"storage {key} is of another size")
-            memory = _allocate(record.file_size)
-            with archive.open(record) as source:
-                _fill(memory, source)
-                source.read(1)  # at the end, zipfile compares the checksum
-            if order != sys.byteorder:
-                memory.byteswap(dtype)
+            memory = _allocate(record.file_size, "cpu" if tensors else "meta")
+            if tensors:
+                with archive.open(record) as source:
+                    _fill(memory, source)
+                    source.read(1)  # at the end, zipfile compares the checksum
+                if order != sys.byteorder:
+                    memory.byteswap(dtype)
             storages[key] = _Storage(dtype, memory)
         return storages[key].of(dtype, count)
 
@@ -165,9 +168,9 @@ def _record(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
     return record
 
 
-def _allocate(size: int) -> torch.UntypedStorage:
+def _allocate(size: int, device: str = "cpu") -> torch.UntypedStorage:
     try:
-        return torch.empty(size, dtype=torch.uint8).untyped_storage()
+        return torch.empty(size, dtype=torch.uint8, device=device).untyped_storage()
     except RuntimeError as error:
         raise OSError(f"no memory for a storage of {size} bytes") from error
 
@@ -395,7 +398,7 @@ def _strided(
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
     if math.prod(size) and (last + 1) * dtype.itemsize > storage.memory.nbytes():
         raise DamagedFileError("a tensor is larger than its storage")
-    empty = torch.empty(0, dtype=dtype)
+    empty = torch.empty(0, dtype=dtype, device=storage.memory.device)
     return empty.set_(storage.memory, offset, size, stride)
 
 

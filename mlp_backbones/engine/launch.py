@@ -24,6 +24,9 @@ from mlp_backbones.engine.config import (
     load_config,
 )
 from mlp_backbones.engine.errors import UserError, one_line
+from mlp_backbones.engine.runs.lock import lock_work_dir
+from mlp_backbones.engine.runs.prepare import accidents_in_one_line, make_resumable
+from mlp_backbones.engine.runs.resume import resolve_resume
 from mlp_backbones.engine.tta import set_test_time_augmentation
 from mlp_backbones.preflight import (
     PreflightError,
@@ -48,7 +51,8 @@ def train(args: Namespace) -> None:
     config = prepare_training(args)
     if args.dry_run:
         return
-    build_runner(config).train()
+    with accidents_in_one_line(config.work_dir):
+        build_runner(config).train()
     _end_process_group()
 
 
@@ -72,8 +76,15 @@ def prepare_training(args: Namespace) -> Config:
                 f"--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}"
             )
         config.auto_scale_lr.enable = True
+    start = config.get("load_from")
     if args.resume is not None:
-        _set_resume(config, args.resume)
+        config.resume = True
+        config.load_from = None if args.resume == "auto" else args.resume
+    make_resumable(config)
+    acts = is_first_process() and not args.dry_run
+    if acts:
+        lock_work_dir(Path(config.work_dir))
+    resolve_resume(config, start=start, first_process=acts)
     if config.get("load_from") is not None:
         check_checkpoint(config.load_from)
     hooks = config.get("custom_hooks") or []
@@ -124,28 +135,6 @@ def check_run(
         raise UserError(one_line(error), exit_code=1) from error
     print_card(card)
     save_card(card)
-
-
-def _set_resume(config: Config, asked: str) -> None:
-    """Go on from a checkpoint; where there is none, start from ``load_from``.
-
-    Args:
-        config: The config, changed in place.
-        asked: A checkpoint, or ``auto`` for the latest one in the work folder.
-    """
-    start = config.get("load_from")
-    config.resume = True
-    config.load_from = None if asked == "auto" else asked
-    folder = Path(config.work_dir)
-    found = [*folder.glob("*.pth"), *folder.glob("last_checkpoint")]
-    if asked != "auto" or found:
-        return
-    if start is None:
-        raise UserError(
-            f"--resume: there is no checkpoint in {folder}, and the config names none "
-            "to start from (load_from); leave --resume out for the first start"
-        )
-    config.resume, config.load_from = False, start
 
 
 def _count_accumulation(config: Config) -> None:
