@@ -51,13 +51,10 @@ class Preprocessing:
         if in_channels == len(self.mean):
             return self
         return Preprocessing(
-            *(
-                (sum(values) / len(values),)
-                if in_channels == 1
-                else tuple(values[i % len(values)] for i in range(in_channels))
-                for values in (self.mean, self.std)
-            ),
-            channel_order="gray" if in_channels == 1 else "any",
+            _spread(self.mean, in_channels),
+            _spread(self.std, in_channels),
+            self.value_range,
+            "gray" if in_channels == 1 else "any",
         )
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -107,6 +104,12 @@ class Preprocessing:
         if not turned or settings.get("rgb_to_bgr"):
             parts.append("channels in BGR where they want RGB (bgr_to_rgb=True)")
         return ", ".join(parts) or None
+
+
+def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if channels == 1:
+        return (sum(values) / len(values),)
+    return tuple(values[index % len(values)] for index in range(channels))
 
 
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
