@@ -16,7 +16,7 @@ from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint
 
 __all__ = ["CheckpointError", "load_pretrained"]
 
-_OWN_SIGNATURE = re.compile(r"^stages\.\d+\.blocks\.\d+\.")
+OWN_SIGNATURE = re.compile(r"^stages\.\d+\.blocks\.\d+\.")
 _NUM_SHOWN = 5
 _RGB = 3
 
@@ -70,7 +70,7 @@ def load_pretrained(
             if key.startswith(prefix)
         }
     notes: list[str] = []
-    named, layout = _to_own_names(_strip(tensors, notes), backbone, source)
+    named, layout = to_own_names(_strip(tensors, notes), backbone, source)
     if layout is not None:
         arguments = layout.arguments
     expected = model.state_dict()
@@ -125,9 +125,23 @@ def _resolve_official(backbone: Any) -> str:
     return released[backbone.arch_name]
 
 
-def _to_own_names(
+def to_own_names(
     tensors: dict[str, Tensor], backbone: Any, source: str | Path
 ) -> tuple[dict[str, Tensor], CheckpointLayout | None]:
+    """Rename and convert tensors of any layout that a backbone knows.
+
+    Args:
+        tensors: As :func:`read_checkpoint` returns them.
+        backbone: The backbone that they may belong to.
+        source: What the file is called in messages.
+
+    Returns:
+        The tensors under this package's names, and their layout, None where the names
+        were this package's.
+
+    Raises:
+        CheckpointError: If the names fit no layout, or constants contradict the model.
+    """
     for layout in backbone.checkpoint_layouts:
         if layout.matches(tensors):
             if layout.check is not None:
@@ -141,7 +155,7 @@ def _to_own_names(
             if layout.convert is not None:
                 renamed = layout.convert(renamed, backbone)
             return split_flat_blocks(renamed, backbone.depths), layout
-    if not any(_OWN_SIGNATURE.match(key) for key in tensors):
+    if not any(OWN_SIGNATURE.match(key) for key in tensors):
         layouts = ", ".join(layout.name for layout in backbone.checkpoint_layouts)
         raise CheckpointError(
             f"{source} holds no {type(backbone).__name__}: its names fit neither this "

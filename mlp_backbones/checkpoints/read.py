@@ -1,7 +1,9 @@
 """Reading a file of weights without running code from it."""
 
 import hashlib
+import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -143,9 +145,7 @@ def read_file(path: Path) -> Any:
     """
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
+            return _read_safetensors(path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -154,6 +154,20 @@ def read_file(path: Path) -> Any:
         raise CheckpointError(
             f"cannot read checkpoint {path}: {_reason(error)}"
         ) from error
+
+
+def _read_safetensors(path: Path) -> "OrderedDict[str, Tensor]":
+    """Read tensors, and a backbone's notes to where torch keeps its own."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        tensors = OrderedDict((key, file.get_tensor(key)) for key in names)
+        notes = (file.metadata() or {}).get("layout_arguments")
+    if notes is not None:
+        notes = {"": {"layout_arguments": json.loads(notes)}}
+        tensors._metadata = notes  # type: ignore[attr-defined]
+    return tensors
 
 
 def _download(url: str, sha256: str | None) -> Any:
