@@ -153,7 +153,8 @@ def _read_image(inferencer: Any, image: Path) -> tuple[Tensor, NDArray[np.uint8]
     data = preprocessor(batch, False)
     inputs = data["inputs"]
     height, width = data["data_samples"][0].metainfo["img_shape"][:2]
-    pixels = inputs[0] * preprocessor.std + preprocessor.mean
+    mean, std = (getattr(preprocessor, name, None) for name in ("mean", "std"))
+    pixels = inputs[0] if mean is None else inputs[0] * std + mean
     pixels = pixels[:, :height, :width].round().clamp(0, 255).byte()
     shown = np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
     return inputs, shown

@@ -481,8 +481,7 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     @property
     def preprocessing(self) -> Preprocessing:
         """How images are to be normalised for the published weights of this size."""
-        wanted = self.preprocessing_of(self.arch_name)
-        return wanted.for_channels(self.in_channels)
+        return self.preprocessing_of(self.arch_name).for_channels(self.in_channels)
 
     @classmethod
     def preprocessing_of(cls, arch: str | None) -> Preprocessing:
