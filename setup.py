@@ -62,6 +62,7 @@ def read_version() -> str:
 
 
 DEMO = ["matplotlib", "rich", "scikit-learn"]
+CAM = ["grad-cam"]
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 
 setup(
@@ -124,9 +125,10 @@ setup(
             "torch<2.6",
             "torchvision",
         ],
+        "cam": CAM,
         "demo": DEMO,
         "onnx": ONNX,
-        "test": [*DEMO, *ONNX, "pytest", "pytest-xdist"],
+        "test": [*DEMO, *ONNX, *CAM, "pytest", "pytest-xdist"],
         "dev": ["codespell", "mypy", "pre-commit", "ruff", "types-PyYAML"],
     },
 )

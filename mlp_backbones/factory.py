@@ -1,5 +1,6 @@
 """Models by name: the pyramid for dense prediction and the ImageNet classifier."""
 
+import inspect
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.checkpoints.preprocessing import Preprocessing
 from mlp_backbones.necks import PooledNorm
 from mlp_backbones.registry import MODELS
 
@@ -22,6 +24,23 @@ __all__ = [
 ]
 
 MINI = "mini"
+
+
+# What timm calls an argument of ours, or does otherwise.
+_TIMM_WORDS = {
+    "checkpoint_path": "it is pretrained=FILE here",
+    "drop_path": "it is drop_path_rate here",
+    "drop_rate": "there is no dropout before the classifier here; stochastic depth is "
+    "drop_path_rate",
+    "exportable": "leave it out, every model can be exported",
+    "features_only": "get_backbone returns feature maps, get_model logits",
+    "global_pool": "get_model always averages; get_backbone returns maps",
+    "grad_checkpointing": "it is with_cp here, or call set_grad_checkpointing()",
+    "in_chans": "it is in_channels here",
+    "output_stride": "strides are 4, 8, 16 and 32 here; out_indices chooses among them",
+    "pretrained_cfg": "it is pretrained=FILE here",
+    "scriptable": "leave it out, see docs/deployment.md",
+}
 
 
 class _LinearHead(nn.Module):
@@ -50,7 +69,11 @@ class Classifier(nn.Module):
 
     Args:
         backbone: A backbone that returns its last stage alone.
-        num_classes: Number of classes.
+        num_classes: Number of classes; with 0 the averages, (B, C), are returned.
+
+    Attributes:
+        num_classes: See above.
+        num_features: Number of averages, C.
     """
 
     def __init__(self, backbone: MLPBackbone, num_classes: int) -> None:
@@ -61,12 +84,53 @@ class Classifier(nn.Module):
             self.neck = PooledNorm(backbone.build_out_norm(dim))
         else:
             self.neck = PooledNorm(nn.Identity())
-        self.head = _LinearHead(dim, num_classes, zero=backbone.zero_head)
+        self.num_features = dim
+        self.reset_classifier(num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, classes)."""
         (pooled,) = self.neck(self.backbone(x)[-1:])
         return self.head(pooled)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Put a fresh head in place of the one there is.
+
+        Args:
+            num_classes: Number of classes; 0 leaves no head.
+
+        Raises:
+            ValueError: If it is no number, or negative.
+        """
+        if type(num_classes) is not int or num_classes < 0:
+            raise ValueError(
+                f"num_classes must be a number, 0 for no head, got {num_classes!r}"
+            )
+        self.num_classes = num_classes
+        self.head: nn.Module = nn.Identity()
+        if num_classes:
+            zero = self.backbone.zero_head
+            head = _LinearHead(self.num_features, num_classes, zero=zero)
+            weight = next(self.backbone.parameters())
+            self.head = head.to(weight.device, weight.dtype).train(self.training)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are to be normalised for the published weights of this size."""
+        return self.backbone.preprocessing
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass from now on, or store them again.
+
+        Args:
+            enable: What the backbone's ``with_cp`` is set to.
+        """
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are trained without weight decay."""
+        inside = {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+        flat = {name for name, value in self.named_parameters() if value.ndim <= 1}
+        return inside | flat
 
 
 def get_family(family: str) -> type[MLPBackbone]:
@@ -96,12 +160,13 @@ def families() -> dict[str, type[MLPBackbone]]:
     }
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """List the names of all models, or of those that fit a shell-style pattern.
 
     Args:
         pattern: Such as ``"cycle*"`` or ``"*_b1"``. The sizes that the digit-scenes
             configs train are listed where it names them, as ``"*_mini"`` does.
+        pretrained: List only those that ``pretrained=True`` has weights for.
 
     Returns:
         Names ``{family}_{arch}``, families in alphabetical order, sizes in the order
@@ -111,7 +176,8 @@ def list_models(pattern: str = "*") -> list[str]:
         f"{family}_{arch}"
         for family, cls in sorted(families().items())
         for arch in _arch_names(cls)
-        if arch in cls.arch_settings or MINI in pattern
+        if (arch in cls.arch_settings or MINI in pattern)
+        and (arch in cls.released_weights or not pretrained)
     ]
     return [name for name in names if fnmatch(name, pattern)]
 
@@ -119,18 +185,19 @@ def list_models(pattern: str = "*") -> list[str]:
 def get_backbone(
     name: str,
     *,
-    pretrained: str | Path | None = None,
+    pretrained: bool | str | Path | None = None,
     out_indices: Sequence[int] = (0, 1, 2, 3),
     **options: Any,
 ) -> MLPBackbone:
     """Build a backbone that returns a feature pyramid.
 
     Args:
-        name: One of :func:`list_models`, the authors' name of it, or ``{family}_mini``,
-            the backbone of the digit-scenes configs.
+        name: One of :func:`list_models`, the authors' or timm's name of it, or
+            ``{family}_mini``, the backbone of the digit-scenes configs.
         pretrained: A checkpoint as in
-            :func:`mlp_backbones.checkpoints.load_pretrained`, or None. Nothing is
-            downloaded unless this is an address or ``official``.
+            :func:`mlp_backbones.checkpoints.load_pretrained`, True for ``official``,
+            or False. Nothing is downloaded unless this is an address, ``official`` or
+            True.
         out_indices: The stages whose maps are returned.
         options: Further arguments of the backbone's class.
 
@@ -143,48 +210,62 @@ def get_backbone(
         >>> [tuple(m.shape[1:]) for m in backbone(torch.rand(1, 3, 64, 64))]
         [(64, 16, 16), (128, 8, 8), (320, 4, 4), (512, 2, 2)]
     """
-    _check_options(options)
     cls, arch = _resolve(name)
+    _check_options(cls, options)
     arguments = {**_mini_options(cls, arch), **options}
     backbone = cls(arch, out_indices=out_indices, **arguments)
-    if pretrained is not None:
-        load_pretrained(backbone, pretrained)
+    _load(backbone, pretrained)
     return backbone
 
 
 def get_model(
     name: str,
     *,
-    pretrained: str | Path | None = None,
+    pretrained: bool | str | Path | None = None,
     num_classes: int = 1000,
     **options: Any,
 ) -> Classifier:
     """Build an image classifier.
 
     Args:
-        name: One of :func:`list_models`, the authors' name of it, or ``{family}_mini``,
-            the backbone of the digit-scenes configs.
+        name: One of :func:`list_models`, the authors' or timm's name of it, or
+            ``{family}_mini``, the backbone of the digit-scenes configs.
         pretrained: A checkpoint as in
-            :func:`mlp_backbones.checkpoints.load_pretrained`, or None. A head of
-            another number of classes is dropped with a warning.
-        num_classes: Number of classes.
+            :func:`mlp_backbones.checkpoints.load_pretrained`, True for ``official``,
+            or False. A head of another number of classes is dropped with a warning.
+        num_classes: Number of classes; 0 leaves out the head.
         options: Further arguments of the backbone's class.
 
     Raises:
         ValueError: If there is no model of that name, or an argument is impossible.
     """
-    _check_options(options)
-    if type(num_classes) is not int or num_classes < 1:
-        raise ValueError(f"num_classes must be a positive number, got {num_classes!r}")
     cls, arch = _resolve(name)
+    _check_options(cls, options)
     arguments = {**cls.classifier_arguments, **_mini_options(cls, arch), **options}
     model = Classifier(cls(arch, out_indices=(-1,), **arguments), num_classes)
-    if pretrained is not None:
-        load_pretrained(model, pretrained)
+    _load(model, pretrained)
     return model
 
 
-def _check_options(options: dict[str, Any]) -> None:
+def _load(model: nn.Module, pretrained: bool | str | Path | None) -> None:
+    if not isinstance(pretrained, bool | str | Path | None):
+        raise TypeError(
+            "pretrained must be True or 'official' (the authors' weights), a file, an "
+            f"address, or False, got {pretrained!r}"
+        )
+    if pretrained is not None and pretrained is not False:
+        load_pretrained(model, "official" if pretrained is True else pretrained)
+
+
+def _check_options(cls: type[MLPBackbone], options: dict[str, Any]) -> None:
+    words = dict(_TIMM_WORDS)
+    if "image_size" in inspect.signature(cls.__init__).parameters:
+        words["img_size"] = "it is image_size here, the size of the training images"
+    else:
+        words["img_size"] = f"leave it out, {cls.__name__} takes images of any size"
+    for key, hint in words.items():
+        if key in options:
+            raise TypeError(f"unknown argument {key}={options[key]!r}: {hint}")
     for key in ("arch", "init_cfg", "out_indices"):
         if key in options:
             raise ValueError(
@@ -204,8 +285,19 @@ def _mini_options(cls: type[MLPBackbone], arch: str) -> dict[str, Any]:
 def _resolve(name: str) -> tuple[type[MLPBackbone], str]:
     for family, cls in families().items():
         for arch in _arch_names(cls):
-            if name in (f"{family}_{arch}", cls.official_names.get(arch)):
+            known = (
+                f"{family}_{arch}",
+                cls.official_names.get(arch),
+                cls.timm_names.get(arch),
+            )
+            if name in known:
                 return cls, arch
+            tag = name.partition(".")[2]
+            if tag and name.removesuffix(f".{tag}") in known:
+                raise ValueError(
+                    f"model {name!r}: leave out {'.' + tag!r}; weights are chosen by "
+                    "pretrained, True for those that the authors published"
+                )
     raise ValueError(
         f"unknown model {name!r}, choose one of {', '.join(list_models())}"
     )

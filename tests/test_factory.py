@@ -2,13 +2,26 @@
 
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
+import shipped_configs
 import torch
-from sizes import MICRO
+from mmengine.optim import DefaultOptimWrapperConstructor
+from sizes import MICRO, build_micro
 
 import mlp_backbones
+from mlp_backbones import config_dir
 from mlp_backbones.factory import Classifier, families
+
+MIXERS = ("s32", "s16", "b32", "b16", "l32", "l16")
+
+
+def micro_classifier(family: str, num_classes: int = 3) -> Classifier:
+    options = families()[family].classifier_arguments
+    backbone = build_micro(family, out_indices=(-1,), **options)
+    return Classifier(backbone, num_classes)
 
 
 def test_importing_is_silent_and_needs_nothing() -> None:
@@ -71,9 +84,151 @@ def test_unknown_names_are_named(name: str) -> None:
         mlp_backbones.get_model(name)
 
 
-def test_wrong_class_count_is_named() -> None:
-    with pytest.raises(ValueError, match="-3"):
-        mlp_backbones.get_model("cyclemlp_b1", num_classes=-3)
+@pytest.mark.parametrize("count", [-3, True, 2.0, None])
+def test_wrong_class_count_is_named(count: object) -> None:
+    model = micro_classifier("cyclemlp")
+    for build in (partial(Classifier, model.backbone), model.reset_classifier):
+        with pytest.raises(ValueError, match=str(count)):
+            build(count)
+
+
+FAMILIES = sorted(families())
+TIMM_NAMES = {
+    **{f"mixer_{size}_224": f"mlp_mixer_{size}" for size in MIXERS},
+    **{f"gmixer_{depth}_224": f"mlp_mixer_gmixer_{depth}" for depth in (12, 24)},
+    **{f"gmlp_{size}_224": f"gmlp_{size}" for size in ("ti16", "s16", "b16")},
+    **{f"resmlp_{depth}_224": f"resmlp_s{depth}" for depth in (12, 24, 36)},
+    "resmlp_big_24_224": "resmlp_b24_8",
+}
+
+
+def test_timm_names() -> None:
+    own = {
+        name: f"{family}_{arch}"
+        for family, cls in families().items()
+        for arch, name in cls.timm_names.items()
+    }
+    assert own == TIMM_NAMES
+    with torch.device("meta"):
+        for name, same in TIMM_NAMES.items():
+            shapes = [
+                {k: v.shape for k, v in mlp_backbones.get_model(n).state_dict().items()}
+                for n in (name, same)
+            ]
+            assert shapes[0] == shapes[1]
+    with pytest.raises(ValueError, match=r"leave out '\.fb_distilled_in1k'"):
+        mlp_backbones.get_model("resmlp_12_224.fb_distilled_in1k")
+
+
+def test_models_with_weights_are_listed() -> None:
+    found = mlp_backbones.list_models(pretrained=True)
+    assert {"cyclemlp_b1", "gmlp_s16", "mlp_mixer_b16", "resmlp_s12"} <= set(found)
+    assert not {"cyclemlp_tiny", "gmlp_b16", "as_mlp_tiny"} & set(found)
+    assert mlp_backbones.list_models("cyclemlp*", pretrained=True) == [
+        f"cyclemlp_b{i}" for i in range(1, 6)
+    ]
+
+
+def test_pretrained_takes_true_and_false(tmp_path: Path, monkeypatch) -> None:
+    options = {"num_classes": 3, "drop_path_rate": 0.1}
+    source = mlp_backbones.get_model("cyclemlp_mini", pretrained=False, **options)
+    file = tmp_path / "w.pth"
+    torch.save(source.state_dict(), file)
+    released = {"mini": str(file)}
+    monkeypatch.setattr(type(source.backbone), "released_weights", released)
+    for pretrained in (True, "official", file, str(file)):
+        model = mlp_backbones.get_model(
+            "cyclemlp_mini", pretrained=pretrained, **options
+        )
+        backbone = mlp_backbones.get_backbone("cyclemlp_mini", pretrained=pretrained)
+        for key, value in source.state_dict().items():
+            assert torch.equal(model.state_dict()[key], value)
+        assert torch.equal(backbone.stem.proj.weight, source.backbone.stem.proj.weight)
+    with pytest.raises(ValueError, match=r"list_models\(pretrained=True\)"):
+        mlp_backbones.get_model("mlp_mixer_mini", pretrained=True)
+    with pytest.raises(TypeError, match="True or 'official'"):
+        mlp_backbones.get_model("cyclemlp_mini", pretrained=1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "word"),
+    [
+        ({"in_chans": 1}, "in_channels"),
+        ({"drop_path": 0.1}, "drop_path_rate"),
+        ({"drop_rate": 0.1}, "drop_path_rate"),
+        ({"features_only": True}, "get_backbone"),
+        ({"global_pool": ""}, "get_backbone"),
+        ({"checkpoint_path": "w.pth"}, "pretrained=FILE"),
+        ({"img_size": 128}, "any size"),
+        ({"no_such": 1}, "no_such"),
+    ],
+)
+def test_words_of_timm_are_translated(argument: dict, word: str) -> None:
+    for build in (mlp_backbones.get_model, mlp_backbones.get_backbone):
+        with pytest.raises(TypeError, match=word):
+            build("cyclemlp_mini", **argument)
+    with pytest.raises(TypeError, match="image_size"):
+        mlp_backbones.get_model("mlp_mixer_mini", img_size=128)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_plain_training_loops_ask_for(family: str) -> None:
+    """Features without a head, recomputation, and parameters without decay."""
+    model = micro_classifier(family).eval()
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        logits = model(x)
+        head = model.head
+        model.reset_classifier(0)
+        features = model(x)
+        assert features.shape == (2, model.num_features)
+        assert torch.equal(head(features), logits)
+    model.double().reset_classifier(4)
+    assert model(x.double()).shape == (2, 4)
+    assert model.num_classes == 4
+    model.float().set_grad_checkpointing()
+    assert model.backbone.with_cp
+    assert all(stage.with_cp for stage in model.backbone.stages)
+    model.set_grad_checkpointing(False)
+    assert not any(stage.with_cp for stage in model.backbone.stages)
+
+    path = next((config_dir() / family).glob("*_in1k.py"))
+    settings = {
+        "optimizer": {"type": "AdamW", "lr": 0.1, "weight_decay": 0.5},
+    }
+    paramwise = shipped_configs.read(path).optim_wrapper.paramwise_cfg
+    build = DefaultOptimWrapperConstructor(settings, dict(paramwise))
+    names = {id(value): name for name, value in model.named_parameters()}
+    without = {
+        names[id(value)]
+        for group in build(model).optimizer.param_groups
+        for value in group["params"]
+        if group["weight_decay"] == 0
+    }
+    assert model.no_weight_decay() == without
+    own = {name.removeprefix("backbone.") for name in without if "backbone." in name}
+    assert model.backbone.no_weight_decay() == own
+    assert {"head.fc.bias"} < without < set(names.values())
+
+
+def test_checkpointing_set_later_is_that_of_the_argument() -> None:
+    x = torch.rand(1, 3, 32, 32)
+    saved = []
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        saved[-1] += tensor.numel()
+        return tensor
+
+    for enable in (True, False):
+        backbone = build_micro("cyclemlp")
+        backbone.set_grad_checkpointing(enable)
+        saved.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            sum(m.sum() for m in backbone(x)).backward()
+        assert all(p.grad is not None for p in backbone.parameters())
+    assert saved[0] < saved[1]
+    with pytest.raises(TypeError, match="enable"):
+        backbone.set_grad_checkpointing("yes")
 
 
 def test_unknown_attribute() -> None:

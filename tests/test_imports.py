@@ -13,7 +13,7 @@ LEVELS = (
     ("version", "arguments", "config_names", "ops", "registry"),
     ("checkpoints", "layers"),
     ("backbones", "necks", "environment", "operators", "safe_loading"),
-    ("factory", "building", "datasets"),
+    ("factory", "building", "datasets", "preprocessing"),
     ("testing",),
     ("preflight",),
     ("engine",),

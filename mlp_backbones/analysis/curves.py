@@ -1,9 +1,11 @@
 """Curves of a training, from the scalars that MMEngine writes."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import matplotlib
 
@@ -37,9 +39,7 @@ class Curves:
             "loss": {n: p for n, p in self.training.items() if "loss" in n},
             "lr": {n: p for n, p in self.training.items() if n in ("lr", "base_lr")},
             "metrics": {
-                name: points
-                for name, points in self.evaluation.items()
-                if any(value != -1 for _, value in points)
+                n: p for n, p in self.evaluation.items() if any(v != -1 for _, v in p)
             },
         }
 
@@ -67,12 +67,12 @@ def find_scalars(work_dir: Path) -> list[Path]:
     return files
 
 
-def read_curves(files: Iterable[Path]) -> Curves:
-    """Read scalar files into the curves of one run.
+def read_rows(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Read the rows of scalar files, each with its iteration under ``iter``.
 
     Evaluations of epoch-based runs are put at the last iteration logged before. A
     later file replaces what an earlier one has from its first iteration on, so a run
-    that was resumed gives one line.
+    that was resumed gives one sequence.
 
     Args:
         files: Scalar files in the order of their starts.
@@ -80,35 +80,41 @@ def read_curves(files: Iterable[Path]) -> Curves:
     Raises:
         ValueError: Naming file and line where a line is no JSON.
     """
-    curves = Curves()
+    rows: list[dict[str, Any]] = []
     for file in files:
-        last = 0
+        found: list[dict[str, Any]] = []
         for number, line in enumerate(file.read_text().splitlines(), 1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{file}, line {number}: no JSON ({error})") from error
-            is_training = "loss" in row or "lr" in row
-            # An epoch-based run counts its evaluations in epochs.
             step = int(row.get("iter", row.get("step", 0)))
-            step = step if is_training else max(step, last)
-            if number == 1:
-                _cut(curves, step)
-            last = step
-            group = curves.training if is_training else curves.evaluation
-            for name, value in row.items():
-                if name not in _NO_RESULT and isinstance(value, (int, float)):
-                    group.setdefault(name, []).append((step, float(value)))
+            if found and not is_training(row):  # it may be counted in epochs
+                step = max(step, found[-1]["iter"])
+            found.append({**row, "iter": step})
+        if found:
+            rows = [row for row in rows if row["iter"] < found[0]["iter"]] + found
+    return rows
+
+
+def is_training(row: Mapping[str, Any]) -> bool:
+    """Tell rows about training batches from those about evaluations."""
+    return "loss" in row or "lr" in row
+
+
+def read_curves(files: Iterable[Path]) -> Curves:
+    """Read scalar files into the curves of one run.
+
+    Args:
+        files: As :func:`read_rows` takes them.
+    """
+    curves = Curves()
+    for row in read_rows(files):
+        group = curves.training if is_training(row) else curves.evaluation
+        for name, value in row.items():
+            if name not in _NO_RESULT and isinstance(value, (int, float)):
+                group.setdefault(name, []).append((row["iter"], float(value)))
     return curves
-
-
-def _cut(curves: Curves, first: int) -> None:
-    """Drop all points from iteration ``first`` on."""
-    for group in (curves.training, curves.evaluation):
-        for name, points in list(group.items()):
-            group[name] = [point for point in points if point[0] < first]
-            if not group[name]:
-                del group[name]
 
 
 def plot_curves(
@@ -133,23 +139,14 @@ def plot_curves(
             steps, values = zip(*points, strict=True)
             label = name if len(runs) == 1 else f"{run}: {name}"
             marker = "o" if len(points) < 30 else None
-            axes.plot(
-                steps, _running_mean(values, smooth), label=label, marker=marker, ms=3
-            )
+            ends = range(1, len(values) + 1)
+            means = [fmean(values[max(0, end - smooth) : end]) for end in ends]
+            axes.plot(steps, means, label=label, marker=marker, ms=3)
     axes.set(title=title, xlabel="iteration")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(file, dpi=120)
     plt.close(figure)
-
-
-def _running_mean(values: Sequence[float], width: int) -> list[float]:
-    """Mean of each value and the ``width - 1`` values before it."""
-    means = []
-    for index in range(len(values)):
-        window = values[max(0, index - width + 1) : index + 1]
-        means.append(sum(window) / len(window))
-    return means
 
 
 def save_curves(
@@ -175,30 +172,19 @@ def save_curves(
         ValueError: If a key occurs in no run.
     """
     runs = {str(path): read_curves(find_scalars(path)).groups() for path in work_dirs}
-    if keys is not None:
-        known = sorted(
-            {
-                name
-                for groups in runs.values()
-                for group in groups.values()
-                for name in group
-            }
-        )
-        for key in keys:
-            if key not in known:
-                raise ValueError(f"no curve {key!r}, there are: {', '.join(known)}")
+    known = {name for run in runs.values() for group in run.values() for name in group}
+    for key in keys or ():
+        if key not in known:
+            raise ValueError(f"no curve {key!r}, there are: {', '.join(sorted(known))}")
+    wanted = known if keys is None else set(keys)
     out_dir.mkdir(parents=True, exist_ok=True)
     files = []
     for group in ("loss", "lr", "metrics"):
         chosen = {
-            run: {
-                name: points
-                for name, points in groups[group].items()
-                if keys is None or name in keys
-            }
+            run: found
             for run, groups in runs.items()
+            if (found := {n: p for n, p in groups[group].items() if n in wanted})
         }
-        chosen = {run: curves for run, curves in chosen.items() if curves}
         if chosen:
             file = out_dir / f"{group}.png"
             plot_curves(chosen, group, file, smooth if group == "loss" else 1)

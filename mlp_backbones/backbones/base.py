@@ -22,6 +22,7 @@ from mlp_backbones.checkpoints import (
     CheckpointLayout,
     load_pretrained,
 )
+from mlp_backbones.checkpoints.preprocessing import IMAGENET, Preprocessing
 from mlp_backbones.layers import (
     ChannelMLP,
     ConvEmbed,
@@ -95,7 +96,16 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
     """Arguments that models called ``{family}_mini`` have by default."""
 
     official_names: ClassVar[Mapping[str, str]] = {}
-    """What the authors or timm call a size, where it is not ``{family}_{arch}``."""
+    """What the authors call a size, where it is not ``{family}_{arch}``."""
+
+    timm_names: ClassVar[Mapping[str, str]] = {}
+    """What timm calls a size, where timm has it under another name."""
+
+    default_preprocessing: ClassVar[Preprocessing] = IMAGENET
+    """How the images were normalised that the family's weights were trained on."""
+
+    arch_preprocessing: ClassVar[Mapping[str, Preprocessing]] = {}
+    """The same for sizes whose weights were trained otherwise."""
 
     classifier_arguments: ClassVar[dict[str, Any]] = {}
     """Arguments that turn the pyramid into the trunk of the official classifier."""
@@ -478,6 +488,43 @@ class MLPBackbone(BaseModule, metaclass=ABCMeta):
                     f"{name}={value!r}, the model has {own!r}"
                 )
         return []
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are to be normalised for the published weights of this size."""
+        return self.preprocessing_of(self.arch_name).for_channels(self.in_channels)
+
+    @classmethod
+    def preprocessing_of(cls, arch: str | None) -> Preprocessing:
+        """Say how images are to be normalised for the published weights of a size.
+
+        Args:
+            arch: A name of ``arch_settings`` or ``mini``; None stands for an
+                architecture without a name.
+        """
+        return cls.arch_preprocessing.get(arch or "", cls.default_preprocessing)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute blocks in the backward pass from now on, or store them again.
+
+        Args:
+            enable: What ``with_cp`` is set to.
+        """
+        self.with_cp = switch("enable", enable)
+        for stage in self.stages:
+            stage.with_cp = enable  # type: ignore[assignment]
+
+    def no_weight_decay(self) -> set[str]:
+        """Name the parameters that are trained without weight decay.
+
+        They are those that the ImageNet configs exempt by ``paramwise_cfg``: all of one
+        dimension (norms, biases, scales) and embeddings of positions.
+        """
+        return {
+            name
+            for name, parameter in self.named_parameters()
+            if parameter.ndim <= 1 or "pos_embed" in name
+        }
 
     def _save_to_state_dict(
         self, destination: Any, prefix: str, keep_vars: bool

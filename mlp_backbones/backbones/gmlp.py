@@ -16,6 +16,11 @@ from mlp_backbones.arguments import positive
 from mlp_backbones.backbones.arch import IsotropicArch, single
 from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.preprocessing import (
+    CENTERED,
+    IMAGENET,
+    Preprocessing,
+)
 from mlp_backbones.layers import (
     ChannelLinear,
     ConvEmbed,
@@ -190,9 +195,11 @@ class GMLP(GridBackbone):
         elif isinstance(module, ConvEmbed):
             init_lecun_normal(module.proj)
 
-    official_names: ClassVar[Mapping[str, str]] = {
+    timm_names: ClassVar[Mapping[str, str]] = {
         name: f"gmlp_{name}_224" for name in ("ti16", "s16", "b16")
     }
+    default_preprocessing = CENTERED
+    arch_preprocessing: ClassVar[Mapping[str, Preprocessing]] = {"mini": IMAGENET}
     released_weights: ClassVar[Mapping[str, str]] = {  # trained by timm's author
         "s16": "https://github.com/rwightman/pytorch-image-models/releases/download/"
         "v0.1-weights/gmlp_s16_224_raa-10536d42.pth",

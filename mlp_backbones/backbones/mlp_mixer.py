@@ -20,6 +20,11 @@ from mlp_backbones.arguments import one_of, positive, positive_int, switch
 from mlp_backbones.backbones.arch import IsotropicArch, single
 from mlp_backbones.backbones.resampled import GridArguments, GridBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
+from mlp_backbones.checkpoints.preprocessing import (
+    CENTERED,
+    IMAGENET,
+    Preprocessing,
+)
 from mlp_backbones.layers import (
     ChannelLinear,
     ChannelMLP,
@@ -267,9 +272,17 @@ class MlpMixer(GridBackbone):
             nn.init.ones_(module.fc1.bias[half:])
 
     official_names: ClassVar[Mapping[str, str]] = {
-        name: f"{name}_224" if name.startswith("gmixer") else f"mixer_{name}"
-        for name in arch_settings
+        name: f"mixer_{name}" for name in arch_settings if "gmixer" not in name
     }
+    timm_names: ClassVar[Mapping[str, str]] = {
+        name: f"{name}_224" if "gmixer" in name else f"mixer_{name}_224"
+        for name in arch_settings
+        if name != "h14"
+    }
+    default_preprocessing = CENTERED
+    arch_preprocessing: ClassVar[Mapping[str, Preprocessing]] = dict.fromkeys(
+        ("gmixer_12", "gmixer_24", "mini"), IMAGENET
+    )
     released_weights: ClassVar[Mapping[str, str]] = {
         "b16": f"{_TIMM}v0.1-vitjx/jx_mixer_b16_224-76587d61.pth",
         "l16": f"{_TIMM}v0.1-vitjx/jx_mixer_l16_224-92f9adc4.pth",

@@ -141,6 +141,12 @@ class ResMLP(GridBackbone):
         "b24": "resmlpB_24_patch16",
         "b24_8": "resmlpB_24",
     }
+    timm_names: ClassVar[Mapping[str, str]] = {
+        "s12": "resmlp_12_224",
+        "s24": "resmlp_24_224",
+        "s36": "resmlp_36_224",
+        "b24_8": "resmlp_big_24_224",
+    }
     released_weights: ClassVar[Mapping[str, str]] = {
         "s12": f"{_RELEASE}resmlp_12_no_dist.pth",
         "s24": f"{_RELEASE}resmlp_24_no_dist.pth",

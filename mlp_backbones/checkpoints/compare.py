@@ -8,6 +8,8 @@ from typing import Any
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
+from mlp_backbones.checkpoints.image_size import describe_other_size
+
 __all__ = [
     "CheckpointMismatchError",
     "Mismatches",
@@ -28,11 +30,13 @@ class Mismatches:
         wrong_shapes: Name, shape in the checkpoint and shape in the model.
         missing: Names that the checkpoint lacks.
         unknown: Names that the model lacks.
+        hint: What the reason is, where it is known.
     """
 
     wrong_shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
     missing: list[str]
     unknown: list[str]
+    hint: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.wrong_shapes or self.missing or self.unknown)
@@ -54,7 +58,7 @@ class Mismatches:
         shown = [text for kind in kinds for text in islice(kind, 2)]
         total = len(self.wrong_shapes) + len(self.missing) + len(self.unknown)
         rest = total - len(shown)
-        message = f"checkpoint {checkpoint} does not fit this model: "
+        message = f"checkpoint {checkpoint} does not fit this model{self.hint}: "
         return message + "; ".join(shown) + (f"; and {rest} more" if rest else "")
 
 
@@ -86,6 +90,12 @@ def compare_state_dicts(model: nn.Module, checkpoint: Mapping[str, Any]) -> Mism
         for name, value in inner.state_dict().items()
         if name in loaded or not name.endswith("num_batches_tracked")
     }
+    prefix = "backbone."
+    hint = describe_other_size(
+        {k.removeprefix(prefix): v for k, v in loaded.items() if k.startswith(prefix)},
+        {k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)},
+        getattr(inner, "backbone", None),
+    )
     return Mismatches(
         wrong_shapes=[
             (name, tuple(loaded[name].shape), tuple(value.shape))
@@ -94,4 +104,5 @@ def compare_state_dicts(model: nn.Module, checkpoint: Mapping[str, Any]) -> Mism
         ],
         missing=[name for name in own if name not in loaded],
         unknown=[name for name in loaded if name not in own],
+        hint=hint,
     )

@@ -6,16 +6,19 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mlp_backbones.checkpoints.image_size import describe_other_size
 from mlp_backbones.checkpoints.layout import CheckpointLayout, split_flat_blocks
 from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint
 
 __all__ = ["CheckpointError", "load_pretrained"]
 
-_OWN_SIGNATURE = re.compile(r"^stages\.\d+\.blocks\.\d+\.")
+OWN_SIGNATURE = re.compile(r"^stages\.\d+\.blocks\.\d+\.")
 _NUM_SHOWN = 5
+_RGB = 3
 
 
 def load_pretrained(
@@ -33,9 +36,10 @@ def load_pretrained(
     head, a final norm or stages that ``model`` does not have; and what resamples and
     norms the levels of a pyramid, which starts fresh as it does in the authors' dense
     modes. A model that returns the last stage alone takes the classifier's final norm
-    as its output norm, unless that stood behind the pooling. Where weights were made
-    with other arguments than the model's, and the model's were left open, they are set
-    and logged; see :attr:`CheckpointLayout.arguments`.
+    as its output norm, unless that stood behind the pooling. A stem for three channels
+    is summed for one channel, and repeated and scaled for other numbers, as timm does.
+    Where weights were made with other arguments than the model's, and the model's were
+    left open, they are set and logged; see :attr:`CheckpointLayout.arguments`.
 
     Args:
         model: A backbone, or a classifier that has ``backbone`` and ``head``.
@@ -66,7 +70,7 @@ def load_pretrained(
             if key.startswith(prefix)
         }
     notes: list[str] = []
-    named, layout = _to_own_names(_strip(tensors, notes), backbone, source)
+    named, layout = to_own_names(_strip(tensors, notes), backbone, source)
     if layout is not None:
         arguments = layout.arguments
     expected = model.state_dict()
@@ -74,6 +78,7 @@ def load_pretrained(
     if is_classifier:
         expected = {k.removeprefix("backbone."): v for k, v in expected.items()}
     named = backbone.adapt_weights(named)
+    _fit_stem(named, expected, backbone, notes)
     _fit_norms(named, expected, backbone, notes)
     dropped = _fit_head(named, expected, notes)
     _fit_stages(named, backbone, notes)
@@ -85,7 +90,9 @@ def load_pretrained(
     fresh |= _of_new_levels("resamplers", named, expected)
     for key in expected.keys() & named.keys():
         named[key] = _squeeze_like(named[key], expected[key])
-    _compare(named, expected, fresh, f"{source} does not fit {_describe(backbone)}")
+    headline = f"{source} does not fit {_describe(backbone)}"
+    headline += describe_other_size(named, expected, backbone)
+    _compare(named, expected, fresh, headline)
     if dropped is not None:
         print_log(dropped, logger="current", level=WARNING)
 
@@ -112,14 +119,29 @@ def _resolve_official(backbone: Any) -> str:
     if backbone.arch_name not in released:
         raise CheckpointError(
             f"no official weights are known for {_describe(backbone)}; there are "
-            f"addresses for {', '.join(released) or 'no size'}"
+            f"addresses for {', '.join(released) or 'no size'}; name a file, or "
+            "choose one of list_models(pretrained=True)"
         )
     return released[backbone.arch_name]
 
 
-def _to_own_names(
+def to_own_names(
     tensors: dict[str, Tensor], backbone: Any, source: str | Path
 ) -> tuple[dict[str, Tensor], CheckpointLayout | None]:
+    """Rename and convert tensors of any layout that a backbone knows.
+
+    Args:
+        tensors: As :func:`read_checkpoint` returns them.
+        backbone: The backbone that they may belong to.
+        source: What the file is called in messages.
+
+    Returns:
+        The tensors under this package's names, and their layout, None where the names
+        were this package's.
+
+    Raises:
+        CheckpointError: If the names fit no layout, or constants contradict the model.
+    """
     for layout in backbone.checkpoint_layouts:
         if layout.matches(tensors):
             if layout.check is not None:
@@ -133,7 +155,7 @@ def _to_own_names(
             if layout.convert is not None:
                 renamed = layout.convert(renamed, backbone)
             return split_flat_blocks(renamed, backbone.depths), layout
-    if not any(_OWN_SIGNATURE.match(key) for key in tensors):
+    if not any(OWN_SIGNATURE.match(key) for key in tensors):
         layouts = ", ".join(layout.name for layout in backbone.checkpoint_layouts)
         raise CheckpointError(
             f"{source} holds no {type(backbone).__name__}: its names fit neither this "
@@ -156,6 +178,38 @@ def _strip(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
         surplus = len(tensors) - len(kept)
         notes.append(f"{surplus} tensors outside the backbone are left aside")
     return kept
+
+
+def _fit_stem(
+    named: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    backbone: Any,
+    notes: list[str],
+) -> None:
+    """Bring a stem for RGB images to the model's channels."""
+    channels = backbone.in_channels
+    if channels == _RGB:
+        return
+    fitted = False
+    for key in [key for key in named if key.startswith("stem.") and key in expected]:
+        weight, wanted = named[key], expected[key]
+        if weight.ndim < 2 or weight.shape != (
+            wanted.shape[0],
+            _RGB,
+            *wanted.shape[2:],
+        ):
+            continue
+        if wanted.shape[1] != channels:
+            continue
+        if channels == 1:
+            weight = weight.sum(1, keepdim=True)
+        else:
+            order = torch.arange(channels) % _RGB
+            weight = weight[:, order] * (_RGB / channels)
+        named[key], fitted = weight, True
+    if fitted:
+        how = "summed for one channel" if channels == 1 else f"repeated for {channels}"
+        notes.append(f"the stem's weights for {_RGB} channels are {how}")
 
 
 def _fit_norms(

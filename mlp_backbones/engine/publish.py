@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import io
+import json
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlp_backbones.checkpoints import CheckpointError
-from mlp_backbones.checkpoints.read import read_file
+from mlp_backbones.checkpoints.read import find_weights, read_file
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError, one_line
 
@@ -44,19 +45,53 @@ def publish_checkpoint(source: Path, out: Path) -> Path:
         UserError: If there is no such checkpoint, it cannot be read or asks for more
             than plain data, or the new file has no place or an unknown suffix.
     """
-    if out.suffix not in (".pth", ".safetensors"):
-        raise UserError(f"the new file must end in .pth or .safetensors, got {out}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out}: its folder does not exist")
+    check_out(out)
     check_checkpoint(str(source), whole_model=False)
     try:
         content = read_file(source)
     except CheckpointError as error:
         raise UserError(one_line(error), exit_code=1) from error
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    kept = {key: copy.deepcopy(meta[key]) for key in KEPT_META if key in meta}
+    return write_weights(_state_dict(content), kept, out)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a new file that has no place or an unknown suffix.
+
+    Args:
+        out: The file wanted.
+
+    Raises:
+        UserError: Naming the file.
+    """
+    if out.suffix not in (".pth", ".safetensors"):
+        raise UserError(f"the new file must end in .pth or .safetensors, got {out}")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"{out}: its folder does not exist")
+
+
+def write_weights(
+    state_dict: "OrderedDict[str, Tensor]", meta: dict[str, Any], out: Path
+) -> Path:
+    """Write weights to a file whose name ends in its hash.
+
+    Args:
+        state_dict: The weights, with torch's notes on each module.
+        meta: What a ``.pth`` file says of them; ``.safetensors`` has no place for it,
+            but for the arguments that a backbone notes.
+        out: The file wanted, see :func:`publish_checkpoint`.
+
+    Returns:
+        The file written.
+    """
     if out.suffix == ".pth":
-        data = _to_torch(content)
+        buffer = io.BytesIO()  # into a file, torch would write its name too
+        torch.save({"meta": meta, "state_dict": state_dict}, buffer)
+        data = buffer.getvalue()
     else:
-        data = _to_safetensors(content, source)
+        data = _to_safetensors(state_dict)
     digits = hashlib.sha256(data).hexdigest()[:HASH_DIGITS]
     file = out.with_name(f"{out.stem}-{digits}{out.suffix}")
     part = file.with_name(f"{file.name}.part")
@@ -66,7 +101,7 @@ def publish_checkpoint(source: Path, out: Path) -> Path:
 
 
 def _state_dict(content: dict[str, Any]) -> "OrderedDict[str, Tensor]":
-    weights = content.get("state_dict", content.get("model", content))
+    weights = find_weights(content, "the checkpoint")
     state_dict = OrderedDict(
         (name, value.detach().clone())
         for name, value in weights.items()
@@ -79,26 +114,13 @@ def _state_dict(content: dict[str, Any]) -> "OrderedDict[str, Tensor]":
     return state_dict
 
 
-def _to_torch(content: dict[str, Any]) -> bytes:
-    meta = content.get("meta")
-    meta = meta if isinstance(meta, dict) else {}
-    kept = {key: copy.deepcopy(meta[key]) for key in KEPT_META if key in meta}
-    buffer = io.BytesIO()  # into a file, torch would write the name of the file too
-    torch.save({"meta": kept, "state_dict": _state_dict(content)}, buffer)
-    return buffer.getvalue()
-
-
-def _to_safetensors(content: dict[str, Any], source: Path) -> bytes:
+def _to_safetensors(state_dict: "OrderedDict[str, Tensor]") -> bytes:
     from safetensors.torch import save
 
-    state_dict = _state_dict(content)
+    metadata = {"format": "pt"}
     for notes in getattr(state_dict, "_metadata", {}).values():
         if "layout_arguments" in notes:
-            raise UserError(
-                f"{source} notes arguments of its backbone "
-                f"({notes['layout_arguments']}), for which .safetensors has no place; "
-                "publish it as .pth",
-                exit_code=1,
-            )
+            # alone: safetensors writes two entries in any order, and the hash changes
+            metadata = {"layout_arguments": json.dumps(notes["layout_arguments"])}
     tensors = {name: value.contiguous() for name, value in state_dict.items()}
-    return save(tensors, metadata={"format": "pt"})
+    return save(tensors, metadata=metadata)

@@ -2,8 +2,10 @@
 
 import argparse
 import hashlib
+import inspect
 import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,13 +16,17 @@ import torch
 from mmengine.logging import HistoryBuffer
 from reference_cases import find_reference_folder, load_reference_case
 from safetensors.torch import load_file, save_file
+from sizes import build_micro
 from torch import Tensor
+from torch.nn import Module, Sequential
 
 from mlp_backbones import get_backbone, get_model
 from mlp_backbones.backbones import CycleMLP
 from mlp_backbones.checkpoints import CheckpointError, load_pretrained, read_checkpoint
-from mlp_backbones.factory import Classifier
+from mlp_backbones.checkpoints.compare import compare_state_dicts
+from mlp_backbones.factory import Classifier, families
 from mlp_backbones.registry import MODELS
+from mlp_backbones.testing.contract import randomise
 
 CASE = "b_like_square"
 
@@ -407,3 +413,132 @@ def test_downloads_are_kept_and_read_like_files(
 def test_sizes_without_official_weights_say_so() -> None:
     with pytest.raises(CheckpointError, match=r"CycleMLP tiny.*b1, b2"):
         get_model("cyclemlp_tiny", pretrained="official")
+
+
+WRAPPED = {
+    "compiled": lambda k: f"_orig_mod.{k}",
+    "ddp of compiled": lambda k: f"module._orig_mod.{k}",
+    "compiled ddp": lambda k: f"_orig_mod.module.{k}",
+    "compiled stages": lambda k: re.sub(r"^(stages\.\d+)\.", r"\1._orig_mod.", k),
+    "ddp twice": lambda k: f"module.module.{k}",
+    "fsdp": lambda k: f"_fsdp_wrapped_module.{k}".replace(
+        "blocks.0.", "blocks.0._checkpoint_wrapped_module."
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_names_of_wrappers_are_dropped(wrapper: str, tmp_path: Path) -> None:
+    source = build_micro("cyclemlp")
+    weights = {WRAPPED[wrapper](k): v for k, v in source.state_dict().items()}
+    assert weights.keys() != source.state_dict().keys()
+    for content in (weights, {"state_dict": weights}, {"state_dict_ema": weights}):
+        torch.save(content, tmp_path / "w.pth")
+        backbone = build_micro("cyclemlp")
+        load_pretrained(backbone, tmp_path / "w.pth")
+        for name, value in source.state_dict().items():
+            assert torch.equal(backbone.state_dict()[name], value)
+    weights |= source.state_dict()  # which of both would be meant?
+    torch.save(weights, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="twice"):
+        load_pretrained(build_micro("cyclemlp"), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict"])
+def test_averaged_weights_alone(key: str, tmp_path: Path, said: list[str]) -> None:
+    source = build_micro("cyclemlp")
+    weights = {f"module.{k}": v for k, v in source.state_dict().items()}
+    counters = {"steps": torch.tensor(5), "n_averaged": torch.tensor(5)}
+    torch.save({key: weights | counters, "epoch": 1}, tmp_path / "w.pth")
+    backbone = build_micro("cyclemlp")
+    load_pretrained(backbone, tmp_path / "w.pth")
+    assert torch.equal(backbone.stem.proj.weight, source.stem.proj.weight)
+    assert any(f"the weights are those of {key}" in line for line in said)
+
+
+def test_which_of_several_is_read_is_said(tmp_path: Path, said: list[str]) -> None:
+    plain, averaged = build_micro("cyclemlp"), build_micro("cyclemlp")
+    both = {"state_dict_ema": averaged.state_dict(), "state_dict": plain.state_dict()}
+    torch.save(both, tmp_path / "w.pth")
+    backbone = build_micro("cyclemlp")
+    load_pretrained(backbone, tmp_path / "w.pth")
+    assert torch.equal(backbone.stem.proj.weight, plain.stem.proj.weight)
+    (line,) = (line for line in said if "also holds" in line)
+    assert "those of state_dict; it also holds state_dict_ema" in line
+    torch.save({"state_dict": plain.state_dict()}, tmp_path / "w.pth")
+    said.clear()
+    load_pretrained(backbone, tmp_path / "w.pth")
+    assert not any("the weights are those" in line for line in said)
+
+
+@pytest.mark.parametrize("family", sorted(families()))
+def test_a_stem_for_rgb_serves_other_channels(
+    family: str, tmp_path: Path, said: list[str]
+) -> None:
+    source = build_micro(family).eval()
+    randomise(source)
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    x = torch.rand(2, 3, 64, 64)
+
+    def load(channels: int) -> Module:
+        backbone = build_micro(family, in_channels=channels).eval()
+        load_pretrained(backbone, tmp_path / "w.pth")
+        return backbone
+
+    with torch.no_grad():
+        gray = x[:, :1]
+        for images, same in ((gray, gray.expand(x.shape)), (x.repeat(1, 2, 1, 1), x)):
+            maps = load(images.shape[1])(images)
+            for found, expected in zip(maps, source(same), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert any("summed for one channel" in line for line in said)
+    four, weights = load(4).state_dict(), source.state_dict()
+    keys = [key for key in four if four[key].shape != weights[key].shape]
+    assert keys and all(key.startswith("stem.") for key in keys)
+    for key in keys:
+        torch.testing.assert_close(four[key], weights[key][:, [0, 1, 2, 0]] * 3 / 4)
+
+
+def test_a_stem_for_other_channels_serves_no_rgb(tmp_path: Path) -> None:
+    torch.save(build_micro("cyclemlp", in_channels=4).state_dict(), tmp_path / "w.pth")
+    for channels in (1, 3, 5):
+        with pytest.raises(CheckpointError, match="stem.proj.weight"):
+            load_pretrained(
+                build_micro("cyclemlp", in_channels=channels), tmp_path / "w.pth"
+            )
+
+
+SIZED = [
+    family
+    for family, cls in sorted(families().items())
+    if "image_size" in inspect.signature(cls.__init__).parameters
+    and family not in ("cs_mixer", "gfnet")  # weights of any size, or resampled
+]
+
+
+@pytest.mark.parametrize("family", SIZED)
+def test_weights_of_another_image_size_name_the_argument(
+    family: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "w.pth"
+    model = build_micro(family, image_size=64)
+    for size in (96, 128):
+        other = build_micro(family, image_size=size)
+        torch.save(other.state_dict(), file)
+        with pytest.raises(CheckpointError, match=f"give image_size={size},") as error:
+            load_pretrained(model, file)
+        assert "\n" not in str(error.value)
+        load_pretrained(build_micro(family, image_size=size), file)
+    whole = {f"backbone.{k}": v for k, v in other.state_dict().items()}
+    detector = Sequential(OrderedDict(backbone=model))
+    assert "give image_size=128," in compare_state_dicts(detector, whole).describe("w")
+    torch.save(build_micro(family, image_size=(96, 128)).state_dict(), file)
+    with pytest.raises(CheckpointError, match=r"give image_size=\(height, width\)"):
+        load_pretrained(model, file)
+
+
+def test_weights_of_another_arch_do_not_name_the_image_size(tmp_path: Path) -> None:
+    torch.save(get_backbone("mlp_mixer_mini").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(build_micro("mlp_mixer", image_size=64), tmp_path / "w.pth")
+    assert "image_size" not in str(error.value)

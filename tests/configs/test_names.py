@@ -10,6 +10,7 @@ from mmengine.config import Config
 from dev.zoo.naming import find_name_faults, schedule_length
 from mlp_backbones.config_names import config_dir, parse_config_name
 from mlp_backbones.factory import get_family
+from mlp_backbones.preprocessing import check_preprocessing
 
 CONFIG_DIR = shipped_configs.CONFIG_DIR
 
@@ -95,6 +96,18 @@ def _weights_faults(config, path, name):
         yield f"init_cfg {init}, though weights are {'' if has_weights else 'not '}here"
 
 
+def _normalisation_faults(config, path, name):
+    """Images are normalised as the weights of the size want it."""
+    settings = config.get("data_preprocessor") or config.model.data_preprocessor
+    wanted = get_family(path.parent.name).preprocessing_of(name.size.replace("-", "_"))
+    difference = wanted.difference(settings)
+    if difference:
+        yield f"data_preprocessor: {difference}"
+    warning = check_preprocessing(config)
+    if warning:
+        yield warning
+
+
 def _reading_faults(config, name):
     """Training and validation name bad files; OpenMMLab's inferencers find a loader."""
     pipelines = {
@@ -128,6 +141,7 @@ def find_faults(path, config):
         *_crop_faults(config, name),
         *_owed_faults(config, path),
         *_weights_faults(config, path, name),
+        *_normalisation_faults(config, path, name),
         *_reading_faults(config, name),
     ]
 
@@ -156,6 +170,9 @@ DIGITS = "retinanet_cyclemlp-mini_fpn_1xb8-8e_digit-scenes"
         (CLASSIFIER, {"param_scheduler.0.type": "StepLR"}, "warm-up"),
         (ADE20K, {"crop_size": (640, 640)}, "crop is"),
         (ADE20K, {"model.data_preprocessor.size": (640, 640)}, "padding is"),
+        (CLASSIFIER, {"data_preprocessor.to_rgb": False}, "in BGR"),
+        (CLASSIFIER, {"data_preprocessor.std": [1.0, 1.0, 1.0]}, "std=[1.0"),
+        (ADE20K, {"model.data_preprocessor.mean": None}, "mean=None where"),
         (CLASSIFIER, {"auto_scale_lr.enable": True}, "enable is True"),
         (CLASSIFIER, {"custom_hooks": []}, "no FiniteGuardHook"),
         (CLASSIFIER, {"custom_imports": {}}, "not self-contained"),

@@ -1,12 +1,9 @@
 """Configs, data, logs and checkpoints through the small tools around training."""
 
 import hashlib
-import importlib.util
 import json
 import pickle
 import re
-import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -15,8 +12,8 @@ import pytest
 import tiny_runs
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from safetensors.torch import load_file
+from tool_calls import fail
 
 from mlp_backbones import get_backbone, get_model
 from mlp_backbones.backbones.as_mlp import ASMLP
@@ -49,33 +46,6 @@ def trained(tiny):
     parsed = engine_options.train_parser().parse_args(arguments)
     launch.build_runner(launch.prepare_training(parsed)).train()
     return work_dir
-
-
-@pytest.fixture
-def call(monkeypatch, tmp_path, capfd):
-    """Run a tool in this process; return its exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    # A logger of an earlier test would write to what that test had in stderr's place.
-    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
-
-    def run(tool, *arguments):
-        spec = importlib.util.spec_from_file_location("tool", TOOLS / tool)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        return module.main(), *capfd.readouterr()
-
-    return run
-
-
-def fail(result, word):
-    """Demand one line of error that has a word in it."""
-    code, _, err = result
-    lines = [line for line in err.splitlines() if ": error: " in line]
-    assert code in (1, 2)
-    assert len(lines) == 1, err
-    assert word in lines[0]
-    assert "Traceback" not in err
 
 
 # -------------------------------------------------------------------- publish_model
@@ -158,12 +128,11 @@ def test_what_a_backbone_notes_is_published_with_its_weights(call, tmp_path):
         return Classifier(ASMLP(arch=arch, out_indices=(-1,), **options), 2)
 
     torch.save({"state_dict": make(shift_size=3).state_dict()}, tmp_path / "run.pth")
-    file = publish(call, tmp_path / "run.pth", tmp_path / "model.pth")
-    load_pretrained(make(shift_size=3), file)
-    with pytest.raises(CheckpointError, match="trained with shift_size=3"):
-        load_pretrained(make(), file)
-    result = call("misc/publish_model.py", tmp_path / "run.pth", "model.safetensors")
-    fail(result, "shift_size")
+    for suffix in (".pth", ".safetensors"):
+        file = publish(call, tmp_path / "run.pth", tmp_path / f"model{suffix}")
+        load_pretrained(make(shift_size=3), file)
+        with pytest.raises(CheckpointError, match="trained with shift_size=3"):
+            load_pretrained(make(), file)
 
 
 class Trap:
