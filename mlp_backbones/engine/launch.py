@@ -82,7 +82,7 @@ def prepare_training(args: Namespace) -> Config:
         config.load_from = None if args.resume == "auto" else args.resume
     make_resumable(config)
     acts = is_first_process() and not args.dry_run
-    if acts:
+    if acts and Path(config.work_dir).is_dir():
         lock_work_dir(Path(config.work_dir))
     resolve_resume(config, start=start, first_process=acts)
     if config.get("load_from") is not None:
@@ -94,6 +94,8 @@ def prepare_training(args: Namespace) -> Config:
     splits = ("train",) if config.get("val_dataloader") is None else ("train", "val")
     check_run(config, "train", splits, with_data=not args.no_check_data)
     _count_accumulation(config)
+    if acts:
+        lock_work_dir(Path(config.work_dir))
     if not config.get("resume") and not args.dry_run:
         keep_earlier_checkpoints(Path(config.work_dir), config)
     return config
