@@ -522,13 +522,12 @@ def test_weights_of_another_image_size_name_the_argument(
 ) -> None:
     file = tmp_path / "w.pth"
     model = build_micro(family, image_size=64)
-    for size in (96, 128):
-        other = build_micro(family, image_size=size)
-        torch.save(other.state_dict(), file)
-        with pytest.raises(CheckpointError, match=f"give image_size={size},") as error:
-            load_pretrained(model, file)
-        assert "\n" not in str(error.value)
-        load_pretrained(build_micro(family, image_size=size), file)
+    other = build_micro(family, image_size=128)
+    torch.save(other.state_dict(), file)
+    with pytest.raises(CheckpointError, match="give image_size=128,") as error:
+        load_pretrained(model, file)
+    assert "\n" not in str(error.value)
+    load_pretrained(build_micro(family, image_size=128), file)
     whole = {f"backbone.{k}": v for k, v in other.state_dict().items()}
     detector = Sequential(OrderedDict(backbone=model))
     assert "give image_size=128," in compare_state_dicts(detector, whole).describe("w")

@@ -84,8 +84,14 @@ def convert(call, *arguments) -> Path:
     return file
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("gmlp_mini", ".pth"),
+        ("gmlp_mini", ".safetensors"),
+        pytest.param("mlp_mixer_mini", ".safetensors", marks=pytest.mark.slow),
+    ],
+)
 def test_official_weights_become_a_classifier(call, name, suffix, tmp_path):
     source = make(name)
     x = torch.rand(1, 3, 64, 64)
@@ -187,6 +193,7 @@ def test_what_is_not_converted(call, tmp_path):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_every_published_size_is_found(reference_dir) -> None:
     """By names and shapes alone, so far as the sheets list the keys of a size."""
     for family in ("as_mlp", "resmlp"):
