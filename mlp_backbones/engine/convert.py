@@ -126,7 +126,7 @@ def find_model(
     if matching:
         raise UserError(
             f"{source} has the names of {', '.join(matching)}, but the shapes "
-            " of none of its sizes; say which by --model, and with --image-size "
+            "of none of its sizes; say which by --model, and with --image-size "
             "if the training images were of another size",
             exit_code=1,
         )

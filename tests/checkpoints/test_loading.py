@@ -465,6 +465,11 @@ def test_which_of_several_is_read_is_said(tmp_path: Path, said: list[str]) -> No
     assert torch.equal(backbone.stem.proj.weight, plain.stem.proj.weight)
     (line,) = (line for line in said if "also holds" in line)
     assert "those of state_dict; it also holds state_dict_ema" in line
+    other = {"model": {"name": "b1"}, "state_dict": {}}
+    other["state_dict_ema"] = averaged.state_dict()
+    torch.save(other, tmp_path / "w.pth")  # what the model is called is no weight
+    load_pretrained(backbone, tmp_path / "w.pth")
+    assert torch.equal(backbone.stem.proj.weight, averaged.stem.proj.weight)
     torch.save({"state_dict": plain.state_dict()}, tmp_path / "w.pth")
     said.clear()
     load_pretrained(backbone, tmp_path / "w.pth")
