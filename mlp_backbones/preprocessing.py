@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints.read import CheckpointError, read_file
 from mlp_backbones.registry import MODELS
 
@@ -33,8 +34,9 @@ def check_preprocessing(config: Config, checkpoint: str | None = None) -> str | 
     """
     backbone = config.model.get("backbone") or {}
     settings = config.model.get("data_preprocessor") or config.get("data_preprocessor")
-    cls = MODELS.get(backbone["type"]) if _is_ours(backbone.get("type")) else None
-    if cls is None or settings is None or backbone.get("in_channels", 3) != 3:
+    settings = settings or {}  # then nothing is normalised
+    cls = _find_class(backbone.get("type"))
+    if cls is None or backbone.get("in_channels", 3) != 3:
         return None
     arch = backbone.get("arch")
     usual = cls.preprocessing_of(arch if isinstance(arch, str) else None)
@@ -46,30 +48,42 @@ def check_preprocessing(config: Config, checkpoint: str | None = None) -> str | 
     if released and (source == "official" or Path(source).name == Path(released).name):
         if difference:
             raise ValueError(
-                f"data_preprocessor: the official weights of {backbone['type']} {arch} "
+                f"data_preprocessor: the official weights of {cls.__name__} {arch} "
                 f"want another normalisation: {difference}"
             )
         return None
     trained_with = _settings_in(source)
     if trained_with is not None:
-        for key in ("mean", "std"):
-            own = settings.get(key)
-            if own is not None and list(own) != list(trained_with.get(key) or ()):
+        for key, own in _facts(settings).items():
+            if own != _facts(trained_with)[key]:
                 raise ValueError(
                     f"data_preprocessor: {source} was trained with "
-                    f"{key}={trained_with.get(key)}, the config has {key}={list(own)}"
+                    f"{key}={_facts(trained_with)[key]}, the config has {key}={own}"
                 )
         return None
     if difference:
         return (
-            f"data_preprocessor: published weights of {backbone['type']} want another "
+            f"data_preprocessor: published weights of {cls.__name__} want another "
             f"normalisation: {difference}; right only if {source} was trained so"
         )
     return None
 
 
-def _is_ours(kind: Any) -> bool:
-    return isinstance(kind, str) and kind.startswith("mlp_backbones.")
+def _facts(settings: Any) -> dict[str, Any]:
+    """Return what of a ``data_preprocessor`` changes the values of pixels."""
+    return {
+        "mean": list(settings.get("mean") or ()),
+        "std": list(settings.get("std") or ()),
+        "rgb": bool(settings.get("bgr_to_rgb") or settings.get("to_rgb")),
+    }
+
+
+def _find_class(kind: Any) -> type[MLPBackbone] | None:
+    """Return the class of a backbone of this package, named or given itself."""
+    if isinstance(kind, str) and kind.startswith("mlp_backbones."):
+        kind = MODELS.get(kind)
+    is_ours = isinstance(kind, type) and issubclass(kind, MLPBackbone)
+    return kind if is_ours else None
 
 
 def _pretrained(backbone: Any) -> str | None:

@@ -144,6 +144,12 @@ def test_pretrained_takes_true_and_false(tmp_path: Path, monkeypatch) -> None:
         for key, value in source.state_dict().items():
             assert torch.equal(model.state_dict()[key], value)
         assert torch.equal(backbone.stem.proj.weight, source.backbone.stem.proj.weight)
+    bare = mlp_backbones.get_model(
+        "cyclemlp_mini", pretrained=True, num_classes=0
+    ).eval()
+    source.eval().reset_classifier(0)
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(bare(x), source(x))
     with pytest.raises(ValueError, match=r"list_models\(pretrained=True\)"):
         mlp_backbones.get_model("mlp_mixer_mini", pretrained=True)
     with pytest.raises(TypeError, match="True or 'official'"):

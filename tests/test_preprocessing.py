@@ -6,6 +6,7 @@ from mmengine.config import Config
 from sizes import build_micro
 
 from mlp_backbones import get_backbone, get_model
+from mlp_backbones.backbones import MlpMixer
 from mlp_backbones.checkpoints.preprocessing import CENTERED, IMAGENET
 from mlp_backbones.preprocessing import check_preprocessing
 
@@ -78,6 +79,13 @@ def test_weights_of_unknown_origin_are_a_warning() -> None:
         make_config(BYTES, **pretrained("own.pth"))
     )
     assert check_preprocessing(make_config(HALVES, **pretrained("own.pth"))) is None
+    none = make_config({}, **pretrained("official"))
+    del none.model["data_preprocessor"]
+    with pytest.raises(ValueError, match="mean=None"):
+        check_preprocessing(none)
+    by_class = make_config(BYTES, type=MlpMixer, **pretrained("official"))
+    with pytest.raises(ValueError, match="MlpMixer b16"):
+        check_preprocessing(by_class)
     listed = make_config(BYTES, init_cfg=[{"type": "Constant"}, {"type": "Pretrained"}])
     listed.model.backbone.init_cfg[1].checkpoint = "official"
     with pytest.raises(ValueError, match="b16"):
@@ -110,6 +118,15 @@ def test_a_checkpoint_says_what_it_was_trained_with(tmp_path) -> None:
         ):
             with pytest.raises(ValueError, match="epoch_1.pth was trained with mean"):
                 check_preprocessing(config, str(file))
+        turned = make_config(BYTES, top)
+        del (turned if top else turned.model)["data_preprocessor"][
+            "to_rgb" if top else "bgr_to_rgb"
+        ]
+        with pytest.raises(ValueError, match="rgb=True, the config has rgb=False"):
+            check_preprocessing(turned, str(file))
+    bare = make_config({})
+    with pytest.raises(ValueError, match=r"the config has mean=\[\]"):
+        check_preprocessing(bare, str(file))
     loading = make_config(HALVES)
     loading.load_from = str(file)
     with pytest.raises(ValueError, match="was trained with"):

@@ -123,7 +123,8 @@ def draw_activations(
     scope = inferencer.cfg.default_scope if hasattr(inferencer, "cfg") else "mmpretrain"
     with DefaultScope.overwrite_default_scope(scope):
         inputs, shown = _read_image(inferencer, image)
-        layers = [list(backbone.stages[stage].blocks)[-1] for stage in stages]
+        parts: Any = backbone.stages
+        layers = [parts[stage].blocks[-1] for stage in stages]
         if method in FEATURES:
             maps, name = _run(model, inputs, layers), None
         elif method in CAMS:

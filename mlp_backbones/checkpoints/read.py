@@ -118,13 +118,19 @@ def find_weights(content: Any, name: str) -> Any:
     """
     if not isinstance(content, Mapping):
         return content
-    held = [key for key in WEIGHT_KEYS if isinstance(content.get(key), Mapping)]
+    held = [key for key in WEIGHT_KEYS if _holds_tensors(content.get(key))]
     if not held:
         return content
     if len(held) > 1 or held[0] not in WEIGHT_KEYS[:2]:
         others = f"; it also holds {', '.join(held[1:])}" if held[1:] else ""
         print_log(f"{name}: the weights are those of {held[0]}{others}", "current")
     return content[held[0]]
+
+
+def _holds_tensors(part: Any) -> bool:
+    return isinstance(part, Mapping) and any(
+        isinstance(value, Tensor) for value in part.values()
+    )
 
 
 def plain_name(key: str) -> str:

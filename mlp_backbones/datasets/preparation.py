@@ -77,7 +77,7 @@ def prepare_coco(archives: Sequence[Path], out: Path, partial: bool = False) -> 
         if not (out / split).is_dir():
             continue
         listed = {image["file_name"]: image for image in _read_json(file)["images"]}
-        found = {path.name for path in (out / split).iterdir()}
+        found = {path.name for path in (out / split).glob("*.jpg")}
         _compare_counts(split, listed.keys(), found, partial)
         laid.counts[split] = len(listed.keys() & found)  # type: ignore[index]
         names = sorted(listed.keys() & found)
@@ -328,7 +328,6 @@ def _compare_counts(
             f"{what}: {len(missing)} of {len(set(wanted))} files are missing, first "
             f"{missing[0]}; with --partial the rest is laid out"
         )
-    surplus = [name for name in surplus if not name.endswith(".part")]
     if surplus:
         raise DataError(
             f"{what}: {len(surplus)} files without annotations, first {surplus[0]}"

@@ -68,18 +68,20 @@ def convert_checkpoint(
         key.removeprefix(_BACKBONE): value
         for key, value in read_checkpoint(source).items()
     }
-    if any(OWN_SIGNATURE.match(key) for key in tensors):
+    # some layouts of others have names like ours among theirs
+    is_own = any(OWN_SIGNATURE.match(key) for key in tensors)
+    if is_own and not _families_of(tensors):
         if model is not None or image_size is not None:
             raise UserError(
                 f"{source} has this package's names already; leave out --model and "
                 "--image-size"
             )
         if backbone_only:
-            state_dict = _cut(find_weights(read_file(source), str(source)))
-            what = f"backbone, {len(state_dict)} of {len(tensors)} tensors"
-            return Conversion(write_weights(state_dict, {}, out), what)
+            cut = _cut(find_weights(read_file(source), str(source)))
+            what = f"backbone, {len(cut)} of {len(tensors)} tensors"
+            return Conversion(write_weights(cut, {}, out), what)
         return Conversion(publish_checkpoint(source, out), "weights alone")
-    options = {} if image_size is None else {"image_size": image_size}
+    options: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     name = model or find_model(tensors, source, options)
     try:
         named = _rename(name, tensors, source, options)[0]
@@ -90,7 +92,8 @@ def convert_checkpoint(
     except (TypeError, ValueError) as error:
         raise UserError(one_line(error), exit_code=1) from error
     part = classifier.backbone if backbone_only else classifier
-    file = write_weights(part.state_dict(), {"model": name}, out)
+    state_dict: Any = part.state_dict()  # with torch's notes
+    file = write_weights(state_dict, {"model": name}, out)
     return Conversion(file, f"{'backbone' if backbone_only else 'classifier'} {name}")
 
 
@@ -107,11 +110,8 @@ def find_model(
     Raises:
         UserError: If they fit no model, or more than one.
     """
-    fitting, families_of = [], set()
-    for family, cls in sorted(families().items()):
-        if not any(layout.matches(tensors) for layout in cls.checkpoint_layouts):
-            continue
-        families_of.add(family)
+    fitting, matching = [], _families_of(tensors)
+    for family in matching:
         for name in [*list_models(f"{family}_*"), f"{family}_{MINI}"]:
             try:
                 named, expected = _rename(name, tensors, source, options)
@@ -123,10 +123,10 @@ def find_model(
         return fitting[0]
     if fitting:
         raise UserError(f"{source} fits {', '.join(fitting)}; choose one by --model")
-    if families_of:
+    if matching:
         raise UserError(
-            f"{source} has the names of {', '.join(sorted(families_of))}, but the "
-            "shapes of none of its sizes; say which by --model, and with --image-size "
+            f"{source} has the names of {', '.join(matching)}, but the shapes "
+            "of none of its sizes; say which by --model, and with --image-size "
             "if the training images were of another size",
             exit_code=1,
         )
@@ -135,6 +135,15 @@ def find_model(
         + ", ".join(list(tensors)[:5]),
         exit_code=1,
     )
+
+
+def _families_of(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the families that have a layout with such names."""
+    return [
+        family
+        for family, cls in sorted(families().items())
+        if any(layout.matches(tensors) for layout in cls.checkpoint_layouts)
+    ]
 
 
 def _rename(

@@ -465,6 +465,11 @@ def test_which_of_several_is_read_is_said(tmp_path: Path, said: list[str]) -> No
     assert torch.equal(backbone.stem.proj.weight, plain.stem.proj.weight)
     (line,) = (line for line in said if "also holds" in line)
     assert "those of state_dict; it also holds state_dict_ema" in line
+    other = {"model": {"name": "b1"}, "state_dict": {}}
+    other["state_dict_ema"] = averaged.state_dict()
+    torch.save(other, tmp_path / "w.pth")  # what the model is called is no weight
+    load_pretrained(backbone, tmp_path / "w.pth")
+    assert torch.equal(backbone.stem.proj.weight, averaged.stem.proj.weight)
     torch.save({"state_dict": plain.state_dict()}, tmp_path / "w.pth")
     said.clear()
     load_pretrained(backbone, tmp_path / "w.pth")
@@ -522,13 +527,12 @@ def test_weights_of_another_image_size_name_the_argument(
 ) -> None:
     file = tmp_path / "w.pth"
     model = build_micro(family, image_size=64)
-    for size in (96, 128):
-        other = build_micro(family, image_size=size)
-        torch.save(other.state_dict(), file)
-        with pytest.raises(CheckpointError, match=f"give image_size={size},") as error:
-            load_pretrained(model, file)
-        assert "\n" not in str(error.value)
-        load_pretrained(build_micro(family, image_size=size), file)
+    other = build_micro(family, image_size=128)
+    torch.save(other.state_dict(), file)
+    with pytest.raises(CheckpointError, match="give image_size=128,") as error:
+        load_pretrained(model, file)
+    assert "\n" not in str(error.value)
+    load_pretrained(build_micro(family, image_size=128), file)
     whole = {f"backbone.{k}": v for k, v in other.state_dict().items()}
     detector = Sequential(OrderedDict(backbone=model))
     assert "give image_size=128," in compare_state_dicts(detector, whole).describe("w")

@@ -23,6 +23,11 @@ CONFIGS = {
     "segmentation": "fpn_cyclemlp-mini_1xb32-3k_digit-scenes",
 }
 
+ALL = [
+    pytest.param(task, marks=[] if task == "detection" else pytest.mark.slow)
+    for task in CONFIGS
+]
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -47,7 +52,7 @@ def draw(call, *arguments):
     return [line for line in out.splitlines() if line.startswith("out/")]
 
 
-@pytest.mark.parametrize("task", CONFIGS)
+@pytest.mark.parametrize("task", ALL)
 def test_feature_maps(call, trained, task, tmp_path) -> None:
     lines = draw(call, *trained[task], "out")
     assert lines == [f"out/scene_stage{stage}_mean.png" for stage in range(4)]
@@ -68,6 +73,7 @@ def grad_cam():
         pytest.skip("grad-cam is not installed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", CONFIGS)
 def test_class_activation_maps(call, trained, task, tmp_path, grad_cam) -> None:
     pictures = {}
