@@ -32,12 +32,12 @@ def config_of(dataset_config: MakeConfig) -> Callable[[Path, str], Config]:
     def make(root: Path, scope: str = "mmdet") -> Config:
         metric: dict[str, Any] = dict(
             mmdet=dict(
-                type="mmdet.CocoMetric",
+                type="CocoMetric",
                 ann_file=str(root / "annotations" / "instances_val.json"),
                 metric=["bbox", "segm"],
             ),
-            mmseg=dict(type="mmseg.IoUMetric"),
-            mmpretrain=dict(type="mmpretrain.Accuracy", topk=(1,)),
+            mmseg=dict(type="IoUMetric"),
+            mmpretrain=dict(type="Accuracy", topk=(1,)),
         )[scope]
         val = dict(dataset=dataset_config(root, scope, split="val"))
         return Config(
@@ -315,9 +315,9 @@ def test_unknown_data_sets_and_evaluators_are_named(
     own_scenes: Path, config_of: Callable
 ) -> None:
     config = config_of(own_scenes)
-    config.val_evaluator.type = "mmdet.CocoPanopticMetric"
+    config.val_evaluator.type = "CocoPanopticMetric"
     told = " ".join(check_data(config, ("val",)).warnings)
-    assert "of mmdet.CocoPanopticMetric is not compared" in told
+    assert "of CocoPanopticMetric is not compared" in told
 
 
 # ---- folders of classes

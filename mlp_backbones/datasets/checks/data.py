@@ -32,7 +32,11 @@ from mlp_backbones.datasets.checks.folders import (
     folder_labels,
     look_at_images,
 )
-from mlp_backbones.datasets.checks.images import ImageLoader, ImageLooks
+from mlp_backbones.datasets.checks.images import (
+    ImageLoader,
+    ImageLooks,
+    short_name,
+)
 from mlp_backbones.datasets.checks.report import (
     DataError,
     DataReport,
@@ -61,8 +65,9 @@ class _Checked:
     loaded: LoadedData
     labels: Mapping[str, int]  # of folders, where a list gives them
 
-    def named(self, split: str) -> "_Checked":
-        return replace(self, report=replace(self.report, split=split))
+    def of_test(self) -> "_Checked":
+        """The same for 'test'; its warnings were told once."""
+        return replace(self, report=replace(self.report, split="test", warnings=()))
 
 
 def check_data(config: Config, splits: Sequence[str] = SPLITS) -> DataReport:
@@ -84,7 +89,7 @@ def check_data(config: Config, splits: Sequence[str] = SPLITS) -> DataReport:
     """
     files = CocoFiles()
     reports: list[DatasetReport] = []
-    done: list[tuple[dict, list[_Checked]]] = []
+    done: list[tuple[Any, list[_Checked]]] = []
     by_split: dict[str, list[_Checked]] = {}
     with in_scope(config.get("default_scope")):
         for split in splits:
@@ -96,29 +101,27 @@ def check_data(config: Config, splits: Sequence[str] = SPLITS) -> DataReport:
             if split == "train":
                 evaluator = None
             # val and test are usually one data set.
-            known = [
-                found
-                for data, found in done
-                if split == "test" and data == dict(loader["dataset"])
-            ]
-            if known:
-                checked = [one.named(split) for one in known[0]]
+            key = _as_loaded(loader["dataset"])
+            known = next((found for data, found in done if data == key), None)
+            if split == "test" and known is not None:
+                for inner, _ in unwrap(loader["dataset"]):
+                    refuse_skipping(inner, split)
+                checked = [one.of_test() for one in known]
             else:
                 segm = _judges_masks(evaluator)
                 checked = [
                     _check_one(inner, split, files, segm, repeated)
                     for inner, repeated in unwrap(loader["dataset"])
                 ]
-                done.append((dict(loader["dataset"]), checked))
+                done.append((key, checked))
             found, warnings = check_evaluator(
                 evaluator, split, [one.loaded for one in checked], files
             )
             by_split[split] = checked
             for one in checked:
-                own = dict.fromkeys([*one.report.warnings, *warnings])
-                reports.append(
-                    replace(one.report, evaluator_files=found, warnings=tuple(own))
-                )
+                own = tuple(dict.fromkeys([*one.report.warnings, *warnings]))
+                report = replace(one.report, evaluator_files=found, warnings=own)
+                reports.append(report)
         _compare_splits(config, by_split)
     return DataReport(tuple(reports))
 
@@ -196,6 +199,22 @@ def unwrap(
             yield from unwrap(inner, repeated)
     else:
         yield dataset, repeated
+
+
+def _as_loaded(dataset: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two configs have in common that read the same in the same way."""
+    loaders: list[Any] = []
+    for step in dataset.get("pipeline") or ():
+        name = short_name(step) if isinstance(step, Mapping) else ""
+        if name == "CheckAnnotations":
+            step = step.get("load") or {}
+            name = short_name(step)
+        if name.startswith("Load"):
+            own = ("type", "skip_bad", "max_skips")
+            kind = name.removesuffix("FromFile")
+            loaders.append([kind, {k: v for k, v in step.items() if k not in own}])
+    loaders.sort(key=str)
+    return {k: v for k, v in dataset.items() if k != "pipeline"}, loaders
 
 
 def _build(config: Mapping[str, Any], split: str) -> Any:
