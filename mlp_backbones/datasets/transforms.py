@@ -289,7 +289,7 @@ class CheckAnnotations(BaseTransform):
         if not isinstance(path, str) or "://" in path or not ours:
             return
         if type(self.load).__module__.startswith("mmseg.") and os.path.isfile(path):
-            check_mask_file(path, self.load.imdecode_backend)
+            check_mask_file(path, getattr(self.load, "imdecode_backend", "pillow"))
 
     def _check_semantic(self, results: Mapping[str, Any], path: str) -> None:
         semantic = results.get("gt_seg_map")

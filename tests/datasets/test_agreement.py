@@ -320,6 +320,50 @@ def test_unknown_data_sets_and_evaluators_are_named(
     assert "of CocoPanopticMetric is not compared" in told
 
 
+def test_data_sets_of_ones_own_get_what_can_be_checked(
+    own_scenes: Path, config_of: Callable
+) -> None:
+    from mmdet.datasets import CocoDataset
+    from torch.utils.data import Dataset
+
+    from mlp_backbones.registry import DATASETS
+
+    @DATASETS.register_module(force=True)
+    class OwnReader(CocoDataset):
+        label = 3
+
+        def load_data_list(self) -> list[dict]:
+            instances = [dict(bbox=[1, 1, 9, 9], bbox_label=self.label)]
+            files = sorted((own_scenes / "val").glob("*.jpg"))
+            return [
+                dict(img_path=str(path), img_id=n, instances=instances)
+                for n, path in enumerate(files)
+            ]
+
+    @DATASETS.register_module(force=True)
+    class Plain(Dataset):
+        def __len__(self) -> int:
+            return 7
+
+    config = config_of(own_scenes)
+    data = config.val_dataloader.dataset
+    data.type = "mlp_backbones.OwnReader"
+    (report,) = check_data(config, ("val",)).datasets
+    assert (report.num_images, report.num_objects) == (6, 6)
+    assert "OwnReader reads files in its own way" in report.warnings[0]
+    OwnReader.label = 10
+    assert "label 10 matches no class: there are 10" in problem_of(config, "val")
+    OwnReader.load_data_list = lambda self: [{}["image"]]
+    assert "OwnReader cannot be read (KeyError: 'image')" in problem_of(config, "val")
+
+    config.val_dataloader.dataset = dict(type="mlp_backbones.Plain")
+    (report,) = check_data(config, ("val",)).datasets
+    assert report.num_images == 7
+    assert "no data set of MMEngine's and is not checked" in report.warnings[0]
+    config.val_dataloader.dataset = dict(type="mlp_backbones.Plain", size=3)
+    assert "val: mlp_backbones.Plain cannot be built" in problem_of(config, "val")
+
+
 # ---- folders of classes
 
 

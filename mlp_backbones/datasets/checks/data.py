@@ -38,6 +38,7 @@ from mlp_backbones.datasets.checks.images import (
     short_name,
 )
 from mlp_backbones.datasets.checks.report import (
+    NEARLY_ALL,
     DataError,
     DataReport,
     DatasetReport,
@@ -421,10 +422,10 @@ def _check_coco(
             f"{split}: no image of {path} is left ({dropped} by filter_cfg and indices)"
         )
     small = sum(n for why, n in dropped.items() if why.startswith("images below"))
-    if small >= 0.8 * len(file.images):
+    if small >= NEARLY_ALL * len(file.images):
         raise DataError(
-            f"{split}: filter_cfg.min_size={narrowing.get('min_size')} leaves out "
-            f"{small} of {len(file.images)} images of {path}"
+            f"{split}: filter_cfg={narrowing} leaves out {small} of "
+            f"{len(file.images)} images of {path} for their size"
         )
     warnings += _look_at_coco_images(file, split, config, folder, kept)
     lost = np.zeros(len(file.annotations), dtype=bool)

@@ -77,7 +77,8 @@ def check_evaluator(
     apart = isinstance(evaluator, Mapping) and "MultiDatasets" in str(
         evaluator.get("type")
     )
-    found, warnings = [], []
+    found: list[str] = []
+    warnings: list[str] = []
     for number, metric in enumerate(metrics):
         data = loaded
         if apart and len(metrics) == len(loaded):
@@ -137,7 +138,7 @@ def _check_coco_metric(
     files: CocoFiles,
 ) -> list[str]:
     file = files.read(path, "test")
-    warnings = []
+    warnings: list[str] = []
     names: Sequence[str] = ()
     for data in loaded[:1]:
         if data.classes is not None:

@@ -49,7 +49,7 @@ class LabelCounts:
         self.classes = classes
         self.stored = np.zeros(256, dtype=np.int64)
         self.masks = 0
-        labels = np.arange(256)
+        labels: np.ndarray = np.arange(256)
         if reduce_zero_label:
             labels = np.where(labels == 0, IGNORED, labels - 1)
             labels[labels == IGNORED - 1] = IGNORED
@@ -167,7 +167,7 @@ def check_segmentation(
     loader = ImageLoader.of(pipeline)
     if loader is None:
         return source, len(images), len(targets), warnings
-    sizes = {}
+    sizes: dict[str, tuple[int, int]] = {}
     if any(short_name(step) == "LoadAnnotations" for step in _steps(pipeline)) or (
         not pipeline
     ):
