@@ -14,7 +14,6 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from mlp_backbones.datasets.checks.coco import box_problem, mask_problem
 from mlp_backbones.datasets.checks.images import (
     ImageLoader,
     check_image_bytes,
@@ -23,6 +22,7 @@ from mlp_backbones.datasets.checks.images import (
     short_name,
 )
 from mlp_backbones.datasets.checks.report import DataError
+from mlp_backbones.datasets.checks.shapes import box_problem, mask_problem
 from mlp_backbones.registry import TRANSFORMS
 
 __all__ = ["CheckAnnotations", "LoadImage", "guard_pipeline"]
@@ -289,7 +289,8 @@ class CheckAnnotations(BaseTransform):
         if not isinstance(path, str) or "://" in path or not ours:
             return
         if type(self.load).__module__.startswith("mmseg.") and os.path.isfile(path):
-            check_mask_file(path, getattr(self.load, "imdecode_backend", "pillow"))
+            backend = getattr(self.load, "imdecode_backend", "pillow")
+            check_mask_file(path, backend, whole=False)
 
     def _check_semantic(self, results: Mapping[str, Any], path: str) -> None:
         semantic = results.get("gt_seg_map")

@@ -220,9 +220,6 @@ def _as_loaded(dataset: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _build(config: Mapping[str, Any], split: str) -> Any:
     """Build without reading: the class itself joins its paths and knows its names."""
-    for name in ("pipeline", "metainfo"):
-        if config.get(name) is not None and isinstance(config[name], str):
-            raise DataError(f"{split}: {name} is the text {config[name]!r}")
     try:
         try:
             return DATASETS.build({**config, "lazy_init": True, "pipeline": []})
