@@ -1,6 +1,5 @@
 """COCO annotation files: read fast, checked as a whole, and as mmdet loads them."""
 
-import gc
 import json
 import math
 from collections import Counter
@@ -76,13 +75,7 @@ class CocoFiles:
         """
         if path not in self._files:
             check_file(path, split)
-            collecting = gc.isenabled()
-            gc.disable()  # it would walk over a million entries, again and again
-            try:
-                self._files[path] = _read(path)
-            finally:
-                if collecting:
-                    gc.enable()
+            self._files[path] = _read(path)
         file = self._files[path]
         if split != "test" and not file.has_annotations:
             raise DataError(

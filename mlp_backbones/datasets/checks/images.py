@@ -188,6 +188,7 @@ class ImageLooks:
         path: str,
         told: tuple[int, int] | None = None,
         annotated: bool = False,
+        teller: str = "its annotation file says",
     ) -> None:
         """Look at one file.
 
@@ -195,6 +196,7 @@ class ImageLooks:
             path: Of the file.
             told: Width and height that the annotation tells, px.
             annotated: Whether annotations belong to places in the image.
+            teller: Who tells the size, for messages.
 
         Raises:
             DataError: If it is empty, truncated, or of another size.
@@ -219,10 +221,10 @@ class ImageLooks:
         for oddity in facts.oddities(path, self.loader):
             self._odd.setdefault(oddity, []).append(path)
         if told is not None or annotated:
-            self._compare(facts, path, told)
+            self._compare(facts, path, told, teller)
 
     def _compare(
-        self, facts: ImageFacts, path: str, told: tuple[int, int] | None
+        self, facts: ImageFacts, path: str, told: tuple[int, int] | None, teller: str
     ) -> None:
         loaded, turned = facts.loaded_size(self.loader), facts.orientation != 1
         if told is not None and told != loaded:
@@ -234,8 +236,8 @@ class ImageLooks:
                 else ""
             )
             raise DataError(
-                f"{path}: the image is {loaded[0]}x{loaded[1]} px, its annotation file "
-                f"says {told[0]}x{told[1]} px{remedy}"
+                f"{path}: the image is {loaded[0]}x{loaded[1]} px, {teller} "
+                f"{told[0]}x{told[1]} px{remedy}"
             )
         square = facts.size[0] == facts.size[1]
         undecided = told is None or facts.orientation < 5 or square
