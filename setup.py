@@ -94,7 +94,14 @@ setup(
     zip_safe=False,
     # No OpenMMLab distribution stands here: two sets of them share their import
     # names, and requiring one would break an environment that holds the other.
-    install_requires=["numpy", "safetensors", "torch>=2.1", "typing_extensions"],
+    install_requires=[
+        "msgspec",
+        "numpy",
+        "pillow",
+        "safetensors",
+        "torch>=2.1",
+        "typing_extensions",
+    ],
     extras_require={
         # The extra of a stack is all that training on the digit scenes by mim needs.
         "onedl": [

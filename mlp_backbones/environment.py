@@ -25,11 +25,12 @@ STACKED: dict[str, tuple[str, ...]] = {
     "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
 }
 DISTRIBUTIONS = {**STACKED, "sklearn": ("scikit-learn",), "xdist": ("pytest-xdist",)}
+DISTRIBUTIONS["PIL"] = ("pillow",)
 DISTRIBUTIONS["cv2"] = ("opencv-python", "opencv-python-headless")
 # Extras of setup.py beside those of the stacks.
 EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "test": ("pytest", "xdist")}
 _CORE = ("torch", "numpy", "safetensors", "mmengine")
-_VISION = (*_CORE, "torchvision", "cv2", "mmcv")
+_VISION = (*_CORE, "torchvision", "cv2", "mmcv", "msgspec", "PIL")
 TASKS: dict[str, tuple[str, ...]] = {
     "backbones": _CORE,
     "classification": (*_VISION, "mmpretrain"),

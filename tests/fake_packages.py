@@ -23,6 +23,8 @@ MAIN = {
     "onedl-mmsegmentation": ("mmseg", "1.4.2", ""),
     "onedl-mmpretrain": ("mmpretrain", "1.3.6", ""),
     **{n: (n, "1.0", "") for n in ("numpy", "safetensors", "pycocotools", "pytest")},
+    "msgspec": ("msgspec", "1.0", ""),
+    "pillow": ("PIL", "1.0", ""),
     **{n: (n, "1.0", "") for n in ("onnx", "onnxruntime", "onnxscript", "matplotlib")},
     "scikit-learn": ("sklearn", "1.0", ""),
     "pytest-xdist": ("xdist", "1.0", ""),

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -14,17 +14,18 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from mlp_backbones.datasets.checks.coco import box_problem, mask_problem
 from mlp_backbones.datasets.checks.images import (
     ImageLoader,
     check_image_bytes,
     check_mask_file,
     image_facts,
+    short_name,
 )
 from mlp_backbones.datasets.checks.report import DataError
+from mlp_backbones.datasets.checks.shapes import box_problem, mask_problem
 from mlp_backbones.registry import TRANSFORMS
 
-__all__ = ["CheckAnnotations", "LoadImage"]
+__all__ = ["CheckAnnotations", "LoadImage", "guard_pipeline"]
 
 
 class _Skips:
@@ -288,7 +289,8 @@ class CheckAnnotations(BaseTransform):
         if not isinstance(path, str) or "://" in path or not ours:
             return
         if type(self.load).__module__.startswith("mmseg.") and os.path.isfile(path):
-            check_mask_file(path, self.load.imdecode_backend)
+            backend = getattr(self.load, "imdecode_backend", "pillow")
+            check_mask_file(path, backend, whole=False)
 
     def _check_semantic(self, results: Mapping[str, Any], path: str) -> None:
         semantic = results.get("gt_seg_map")
@@ -338,3 +340,32 @@ def _stored_size(results: Mapping[str, Any]) -> tuple[int, int] | None:
     if shape is None and hasattr(results.get("img"), "shape"):
         shape = results["img"].shape
     return None if shape is None else (shape[1], shape[0])
+
+
+def guard_pipeline(
+    pipeline: Sequence[Mapping[str, Any]], num_classes: int | None = None
+) -> list[Mapping[str, Any]]:
+    """Put this module's checks around the ordinary loaders of a pipeline.
+
+    What they load stays the same; a damaged image, or a label that matches no class, is
+    then an error that names the file in an evaluation too.
+
+    Args:
+        pipeline: Of a data set's config; it is not changed.
+        num_classes: Labels must be smaller; None leaves them unchecked.
+    """
+    guarded: list[Mapping[str, Any]] = []
+    for step in pipeline:
+        if short_name(step) == "LoadImageFromFile":
+            options = {
+                k: v
+                for k, v in step.items()
+                if k not in ("ignore_empty", "file_client_args")
+            }
+            guarded.append({**options, "type": "mlp_backbones.LoadImage"})
+        elif short_name(step) == "LoadAnnotations":
+            check = {"type": "mlp_backbones.CheckAnnotations", "load": step}
+            guarded.append({**check, "num_classes": num_classes})
+        else:
+            guarded.append(step)
+    return guarded

@@ -3,8 +3,10 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from mlp_backbones.datasets.digit_scenes import (
     CLASSES,
@@ -108,3 +110,32 @@ def dataset_config() -> Callable[..., dict]:
 def image_files() -> Callable[..., list[Path]]:
     """Return a function that lists images; see ``_image_files``."""
     return _image_files
+
+
+@pytest.fixture
+def config_of(dataset_config: Callable[..., dict]) -> Callable[[Path, str], Config]:
+    """Return a function that makes a whole config for one of the three packages."""
+
+    def make(root: Path, scope: str = "mmdet") -> Config:
+        metric: dict[str, Any] = dict(
+            mmdet=dict(
+                type="CocoMetric",
+                ann_file=str(root / "annotations" / "instances_val.json"),
+                metric=["bbox", "segm"],
+            ),
+            mmseg=dict(type="IoUMetric"),
+            mmpretrain=dict(type="Accuracy", topk=(1,)),
+        )[scope]
+        val = dict(dataset=dataset_config(root, scope, split="val"))
+        return Config(
+            dict(
+                default_scope=scope,
+                train_dataloader=dict(dataset=dataset_config(root, scope)),
+                val_dataloader=val,
+                test_dataloader=val,
+                val_evaluator=metric,
+                test_evaluator=metric,
+            )
+        )
+
+    return make

@@ -1,9 +1,8 @@
 """Checks of data before a training: each kind of bad input, one clear line."""
 
 import json
-import os
+import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -373,42 +372,104 @@ def test_a_whole_config(own_scenes: Path, dataset_config: MakeConfig) -> None:
         check_data(config)
 
 
-def run_tool(config: Config, folder: Path, *arguments: str) -> tuple[int, str, str]:
+def run_tool(
+    config: Config, folder: Path, capsys: pytest.CaptureFixture, *arguments: str
+) -> tuple[int, list[str], list[str]]:
+    """Run the tool as typed, but in this process: imports take longer than its work."""
     path = folder / "config.py"
     config.dump(str(path))
-    done = subprocess.run(
-        [sys.executable, str(TOOL), str(path), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )
-    return done.returncode, done.stdout, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(TOOL), str(path), *arguments])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(TOOL), run_name="__main__")
+    out, err = capsys.readouterr()
+    errors = [line for line in err.splitlines() if "check_dataset.py: error:" in line]
+    return int(caught.value.code or 0), out.splitlines(), errors
 
 
-def test_the_tool(own_scenes: Path, tmp_path: Path, dataset_config: MakeConfig) -> None:
+def test_the_tool(
+    own_scenes: Path,
+    tmp_path: Path,
+    dataset_config: MakeConfig,
+    capsys: pytest.CaptureFixture,
+) -> None:
     config = full_config(own_scenes, dataset_config)
-    code, out, err = run_tool(config, tmp_path, "--decode")
-    assert code == 0, err
-    assert "12 images" in out and "6 images" in out
+    code, out, errors = run_tool(config, tmp_path, capsys, "--decode")
+    assert code == 0 and not errors
+    train, val, test = (line for line in out if ": " in line and "images" in line)
+    assert "12 images" in train and "10 classes" in train
+    assert "6 images" in val and val.replace("val:", "test:") == test
 
     bad = [own_scenes / "train" / "000002.jpg", own_scenes / "train" / "000008.jpg"]
     bad[0].write_bytes(bad[0].read_bytes()[:2000])
     cv2.imwrite(str(bad[1]), np.zeros((30, 30, 3), np.uint8))
-    code, _, err = run_tool(config, tmp_path, "--decode", "--split", "train")
+    some = ("--decode", "--split", "train")
+    code, _, errors = run_tool(config, tmp_path, capsys, *some)
     assert code == 1
-    assert err.splitlines() == [
+    assert errors == [
         f"check_dataset.py: error: {bad[0]}: the image file is truncated (no end mark)",
         f"check_dataset.py: error: {bad[1]}: the image is 30x30 px, its annotation "
         "file says 96x96 px",
     ]
-    code, _, err = run_tool(
-        config, tmp_path, "--cfg-options", "train_dataloader.dataset.data_root=/none"
-    )
+    option = ("--cfg-options", "train_dataloader.dataset.data_root=/none")
+    code, _, errors = run_tool(config, tmp_path, capsys, *option)
     assert code == 1
-    assert err.splitlines() == [
+    assert errors == [
         "check_dataset.py: error: train: annotation file "
         "/none/annotations/instances_train.json does not exist"
     ]
+
+
+def test_the_tool_compares_loader_and_evaluator(
+    own_scenes: Path,
+    tmp_path: Path,
+    dataset_config: MakeConfig,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """The yardstick: other annotations by option, as users exchange them."""
+    config = full_config(own_scenes, dataset_config)
+    val = own_scenes / "annotations" / "instances_val.json"
+    other = own_scenes / "annotations" / "other.json"
+    options = (
+        "--cfg-options",
+        "test_dataloader.dataset.ann_file=annotations/other.json",
+        f"test_evaluator.0.ann_file={other}",
+    )
+    content = json.loads(val.read_text())
+
+    def errors_of(change: Callable[[dict], object]) -> str:
+        changed = json.loads(val.read_text())
+        change(changed)
+        other.write_text(json.dumps(changed))
+        code, _, errors = run_tool(
+            config, tmp_path, capsys, "--split", "test", *options
+        )
+        assert code == len(errors) and code < 2
+        return "".join(errors)
+
+    assert not errors_of(lambda content: None)
+    for change, message in (
+        (lambda content: content["categories"].reverse(), "stand in the order"),
+        (
+            lambda content: content["categories"][9].update(name="x"),
+            "its categories lack '9'",
+        ),
+        (lambda content: content["annotations"][0].update(id=0), "0 for 'no match'"),
+        (lambda content: content["annotations"][0].update(bbox=None), "bbox None"),
+    ):
+        message_of = errors_of(change)
+        assert message in message_of and str(other) in message_of
+    other.write_text(val.read_text())
+    options = (*options[:-1], f"test_evaluator.0.ann_file={val}")
+    assert "lists 6, not among" not in errors_of(lambda content: None)
+    gone = content["images"][-1]["id"]
+    found = errors_of(
+        lambda content: content.update(
+            images=content["images"][:-1],
+            annotations=[a for a in content["annotations"] if a["image_id"] != gone],
+        )
+    )
+    assert str(val) in found and str(other) in found and "reads 5 images" in found
 
 
 def test_decoding_finds_bad_semantic_masks(

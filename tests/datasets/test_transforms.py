@@ -15,6 +15,7 @@ from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
 from torch.utils.data import DataLoader
 
 from mlp_backbones.datasets.checks import DataError
+from mlp_backbones.datasets.transforms import guard_pipeline
 
 SCOPES = ("mmdet", "mmseg", "mmpretrain")
 MakeConfig = Callable[..., dict]
@@ -223,8 +224,8 @@ def test_workers_count_skipped_images_together(
         for _ in range(2):  # new workers each time, which know what the others skipped
             assert len(list(loader)) == 12
         make_truncated(bad[2])
-        with pytest.raises(DataError) as caught:
-            list(loader)
+        with pytest.raises(DataError) as caught:  # this process knows it, too
+            list(DataLoader(dataset, collate_fn=pseudo_collate))
     finally:
         MMLogger._instance_dict.pop(logger.instance_name)
     text = log.read_text()
@@ -410,3 +411,28 @@ def test_ignored_pixels_are_no_unknown_class(
 ) -> None:
     _spoil_mask(own_scenes, np.full((96, 96), 255, np.uint8))
     assert len(read_all(dataset_config(own_scenes, "mmseg"))) == 12
+
+
+def test_a_guarded_pipeline_names_what_an_evaluation_would_not(
+    own_scenes: Path, dataset_config: MakeConfig
+) -> None:
+    config = dataset_config(own_scenes, "mmseg", split="val")
+    config["pipeline"] = [
+        dict(type="LoadImageFromFile"),
+        # before the masks are loaded: these stay as large as their files
+        dict(type="mmseg.Resize", scale=(64, 64)),
+        dict(type="mmseg.LoadAnnotations"),
+        dict(type="mmseg.PackSegInputs"),
+    ]
+    path = own_scenes / "ade" / "annotations" / "validation" / "000003.png"
+    guarded = dict(config, pipeline=guard_pipeline(config["pipeline"], 11))
+    plain, ours = read_all(config), read_all(guarded)
+    for one, two in zip(plain, ours, strict=True):
+        assert (one["inputs"][0] == two["inputs"][0]).all()
+        mask, same = (b["data_samples"][0].gt_sem_seg.data for b in (one, two))
+        assert (mask == same).all()
+    cv2.imwrite(str(path), np.full((96, 96), 40, np.uint8))
+    read_all(config)
+    with pytest.raises(DataError) as caught:
+        read_all(guarded)
+    assert caught.value.line.startswith(f"{path}: label 40 matches no class")

@@ -5,7 +5,6 @@ from mlp_backbones.datasets.checks.classes import (
     compare_classes,
     compare_with_checkpoint,
 )
-from mlp_backbones.datasets.checks.coco import BOX_TOLERANCE, box_problem, mask_problem
 from mlp_backbones.datasets.checks.data import (
     check_data,
     check_dataset_config,
@@ -14,6 +13,11 @@ from mlp_backbones.datasets.checks.data import (
 from mlp_backbones.datasets.checks.images import check_image_bytes, check_mask_file
 from mlp_backbones.datasets.checks.report import DataError, DataReport, DatasetReport
 from mlp_backbones.datasets.checks.samples import DecodeReport, check_samples
+from mlp_backbones.datasets.checks.shapes import (
+    BOX_TOLERANCE,
+    box_problem,
+    mask_problem,
+)
 
 __all__ = [
     "BOX_TOLERANCE",

@@ -53,8 +53,8 @@ def dataset_classes(dataset: Any, config: Mapping[str, Any]) -> Classes | None:
         return None
     if isinstance(names, str):
         raise DataError(
-            f"{source} is the text {names!r}, expected a list of names; for one class "
-            f"write ({names!r},)"
+            f"{source} is {names!r}: there is no such file, and names are expected as "
+            f"a list; for one class write ({names!r},)"
         )
     names = tuple(str(name) for name in names)
     zero = getattr(dataset, "reduce_zero_label", None)

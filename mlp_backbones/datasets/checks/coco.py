@@ -1,6 +1,5 @@
 """COCO annotation files: read fast, checked as a whole, and as mmdet loads them."""
 
-import gc
 import json
 import math
 from collections import Counter
@@ -14,13 +13,18 @@ import msgspec
 import numpy as np
 
 from mlp_backbones.datasets.checks.report import NEARLY_ALL, DataError, check_file, few
+from mlp_backbones.datasets.checks.shapes import (
+    BOX_TOLERANCE,
+    NUMBERS,
+    box_problem,
+    mask_problem,
+    plausible_polygons,
+)
 
-__all__ = ["BOX_TOLERANCE", "CocoFile", "CocoFiles", "box_problem", "mask_problem"]
+__all__ = ["CocoFile", "CocoFiles"]
 
-BOX_TOLERANCE = 1.0  # px a box may stand out: annotation tools round
 _CHUNK = 20_000  # annotations whose polygons are in memory at once
 _UNSET = msgspec.UNSET
-_NUMBERS = (int, float)
 _FLAGS = frozenset([0, 1, None, _UNSET])
 
 
@@ -71,13 +75,7 @@ class CocoFiles:
         """
         if path not in self._files:
             check_file(path, split)
-            collecting = gc.isenabled()
-            gc.disable()  # it would walk over a million entries, again and again
-            try:
-                self._files[path] = _read(path)
-            finally:
-                if collecting:
-                    gc.enable()
+            self._files[path] = _read(path)
         file = self._files[path]
         if split != "test" and not file.has_annotations:
             raise DataError(
@@ -297,7 +295,7 @@ class CocoFile:
         for index, mask in self.masks(np.array(others, dtype=np.int64)):
             self._check_mask(index, mask)
         sizes = self.sizes[self.image_index[np.repeat(indices, counts)]]
-        return _plausible_polygons(polygons, sizes)
+        return plausible_polygons(polygons, sizes)
 
     def _check_mask(self, index: int, mask: Any) -> None:
         if not mask:
@@ -434,7 +432,7 @@ def _check_images(images: Sequence[_Image], path: str) -> None:
                 "expected the path of an image"
             )
         for name, value in (("width", one.width), ("height", one.height)):
-            if type(value) not in _NUMBERS or value % 1:
+            if type(value) not in NUMBERS or value % 1:
                 raise DataError(
                     f"{path}: image {one.file_name} (id {one.id}) has "
                     f"{_told(name, value)}, expected a whole number"
@@ -463,8 +461,8 @@ def _plausible_annotations(
         good
         and {*map(type, boxes)} <= {list}
         and {*map(len, boxes)} <= {4}
-        and {*map(type, chain.from_iterable(boxes))} <= {*_NUMBERS}
-        and {*map(type, areas)} <= {*_NUMBERS}
+        and {*map(type, chain.from_iterable(boxes))} <= {*NUMBERS}
+        and {*map(type, areas)} <= {*NUMBERS}
         and bool((np.isfinite(areas) & (np.array(areas) >= 0)).all())
     )
 
@@ -504,9 +502,9 @@ def _check_annotations(
         box, area = item.bbox, item.area
         if not isinstance(box, list) or len(box) != 4:
             raise DataError(f"{told}: bbox {box} is not [x, y, width, height]")
-        if not {*map(type, box)} <= {*_NUMBERS}:
+        if not {*map(type, box)} <= {*NUMBERS}:
             raise DataError(f"{told}: bbox {box} is not of numbers")
-        if type(area) not in _NUMBERS or not math.isfinite(area) or area < 0:
+        if type(area) not in NUMBERS or not math.isfinite(area) or area < 0:
             raise DataError(f"{told}: area is {area!r}, expected a number of pixels")
         for name, value in (("iscrowd", item.iscrowd), ("ignore", item.ignore)):
             if value not in [*_FLAGS]:
@@ -533,95 +531,3 @@ def _check_boxes(file: CocoFile) -> None:
         raise DataError(
             f"{file.where(index)}: bbox {file.annotations[index].bbox} {problem}"
         )
-
-
-def box_problem(box: Sequence[float], size: tuple[int, int]) -> str | None:
-    """Say what is wrong with a box.
-
-    Args:
-        box: (left, top, right, bottom), px.
-        size: (width, height) of its image, px.
-
-    Returns:
-        The end of a sentence that begins with the box, or None.
-    """
-    left, top, right, bottom = box
-    if not all(math.isfinite(value) for value in box):
-        return "is not finite"
-    if right < left or bottom < top:
-        return "has a negative width or height"
-    if (
-        min(left, top) < -BOX_TOLERANCE
-        or right > size[0] + BOX_TOLERANCE
-        or bottom > size[1] + BOX_TOLERANCE
-    ):
-        return f"lies outside its image of {size[0]}x{size[1]} px"
-    return None
-
-
-def mask_problem(mask: Any, size: tuple[int, int]) -> str | None:
-    """Say what is wrong with an instance mask.
-
-    Args:
-        mask: COCO polygons or run lengths.
-        size: (width, height) of its image, px.
-
-    Returns:
-        The end of a sentence that begins with the mask, or None.
-    """
-    if isinstance(mask, Mapping):
-        return _run_lengths_problem(mask, size)
-    if not isinstance(mask, Sequence) or isinstance(mask, str) or not mask:
-        return f"is {mask!r}, expected polygons or run lengths"
-    for polygon in mask:
-        if not isinstance(polygon, Sequence) or isinstance(polygon, str):
-            return f"has {polygon!r} instead of a polygon [x1, y1, x2, y2, ...]"
-        if not {*map(type, polygon)} <= {*_NUMBERS}:
-            return f"has a polygon {few(polygon)} that is not of numbers"
-        if len(polygon) % 2:
-            return f"has a polygon of {len(polygon)} numbers, an odd count"
-        if len(polygon) < 6:
-            return f"has a polygon of {len(polygon) // 2} points, expected at least 3"
-        horizontal, vertical = polygon[0::2], polygon[1::2]
-        problem = box_problem(
-            (min(horizontal), min(vertical), max(horizontal), max(vertical)), size
-        )
-        if problem:
-            return problem
-    return None
-
-
-def _run_lengths_problem(mask: Mapping, size: tuple[int, int]) -> str | None:
-    if "size" not in mask or "counts" not in mask:
-        return "has no run lengths ('size' and 'counts')"
-    told, counts = mask["size"], mask["counts"]
-    if not isinstance(told, list) or [*map(type, told)] != [int, int]:
-        return f"has size {told!r}, expected [height, width]"
-    if told != [size[1], size[0]]:
-        return f"is {told[1]}x{told[0]} px, its image {size[0]}x{size[1]} px"
-    if isinstance(counts, list):
-        if not {*map(type, counts)} <= {int} or min(counts, default=0) < 0:
-            return "has run lengths that are no whole numbers"
-        if sum(counts) != size[0] * size[1]:
-            return (
-                f"has run lengths of {sum(counts)} px in all, its image has "
-                f"{size[0] * size[1]}"
-            )
-    elif not isinstance(counts, (str, bytes)):
-        return f"has run lengths of type {type(counts).__name__}"
-    return None
-
-
-def _plausible_polygons(polygons: list[list[float]], sizes: np.ndarray) -> bool:
-    if not polygons:
-        return True
-    lengths = np.fromiter(map(len, polygons), dtype=np.int64)
-    if (lengths < 6).any() or (lengths % 2).any():
-        return False
-    flat = chain.from_iterable(polygons)
-    points = np.fromiter(flat, dtype=float, count=lengths.sum()).reshape(-1, 2)
-    starts = np.concatenate([[0], np.cumsum(lengths[:-1] // 2)])
-    low = np.minimum.reduceat(points, starts, axis=0)
-    high = np.maximum.reduceat(points, starts, axis=0)
-    # comparisons with NaN are false
-    return bool((low >= -BOX_TOLERANCE).all() and (high <= sizes + BOX_TOLERANCE).all())

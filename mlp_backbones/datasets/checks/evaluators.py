@@ -47,6 +47,15 @@ def metrics_of(evaluator: Any) -> Iterator[Mapping[str, Any]]:
             yield from metrics_of(one)
 
 
+def _is_coco(kind: Any) -> bool:
+    """Whether a metric is mmdet's CocoMetric, or one that inherits from it."""
+    if isinstance(kind, str):
+        # as a build would look it up: in the default scope first
+        with METRICS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return "CocoMetric" in [base.__name__ for base in getattr(kind, "__mro__", ())]
+
+
 def check_evaluator(
     evaluator: Any, split: str, loaded: Sequence[LoadedData], files: CocoFiles
 ) -> tuple[tuple[str, ...], list[str]]:
@@ -68,7 +77,8 @@ def check_evaluator(
     apart = isinstance(evaluator, Mapping) and "MultiDatasets" in str(
         evaluator.get("type")
     )
-    found, warnings = [], []
+    found: list[str] = []
+    warnings: list[str] = []
     for number, metric in enumerate(metrics):
         data = loaded
         if apart and len(metrics) == len(loaded):
@@ -83,8 +93,7 @@ def check_evaluator(
             warnings.append(f"{split}_evaluator: {path} is remote and not checked")
             continue
         check_file(path, f"{split}_evaluator")
-        kind = METRICS.get(metric.get("type", ""))
-        if "CocoMetric" in [base.__name__ for base in getattr(kind, "__mro__", ())]:
+        if _is_coco(metric.get("type")):
             warnings += _check_coco_metric(metric, path, split, data, files)
         else:
             warnings.append(
@@ -129,7 +138,7 @@ def _check_coco_metric(
     files: CocoFiles,
 ) -> list[str]:
     file = files.read(path, "test")
-    warnings = []
+    warnings: list[str] = []
     names: Sequence[str] = ()
     for data in loaded[:1]:
         if data.classes is not None:

@@ -49,7 +49,7 @@ class LabelCounts:
         self.classes = classes
         self.stored = np.zeros(256, dtype=np.int64)
         self.masks = 0
-        labels = np.arange(256)
+        labels: np.ndarray = np.arange(256)
         if reduce_zero_label:
             labels = np.where(labels == 0, IGNORED, labels - 1)
             labels[labels == IGNORED - 1] = IGNORED
@@ -167,7 +167,7 @@ def check_segmentation(
     loader = ImageLoader.of(pipeline)
     if loader is None:
         return source, len(images), len(targets), warnings
-    sizes = {}
+    sizes: dict[str, tuple[int, int]] = {}
     if any(short_name(step) == "LoadAnnotations" for step in _steps(pipeline)) or (
         not pipeline
     ):
@@ -175,7 +175,8 @@ def check_segmentation(
         warnings += more
     told = [sizes.get(entry.get("seg_map_path")) for entry in entries]
     looks = ImageLooks(split, loader)
-    warnings += look_at_images(looks, images, told, skipping, annotated=bool(targets))
+    tellers = [f"its mask {entry.get('seg_map_path')} is" for entry in entries]
+    warnings += look_at_images(looks, images, told, skipping, bool(targets), tellers)
     return source, len(images), len(targets), warnings
 
 
@@ -185,6 +186,7 @@ def look_at_images(
     told: Sequence[tuple[int, int] | None] | None,
     skipping: bool,
     annotated: bool = False,
+    tellers: Sequence[str] | None = None,
 ) -> list[str]:
     """Look at the images of an evaluation, and at some of a training.
 
@@ -194,6 +196,7 @@ def look_at_images(
         told: Width and height that annotations tell, px.
         skipping: Whether the pipeline skips damaged images.
         annotated: Whether annotations belong to places in the image.
+        tellers: Who tells each size, for messages.
 
     Returns:
         Warnings.
@@ -206,7 +209,8 @@ def look_at_images(
     damaged = []
     for index in sorted(chosen):
         try:
-            looks.look(paths[index], told[index] if told else None, annotated)
+            teller = tellers[index] if tellers else "its annotation file says"
+            looks.look(paths[index], told[index] if told else None, annotated, teller)
         except DataError as error:
             if not skipping:
                 raise

@@ -1,7 +1,9 @@
 """Image files and masks: what their headers say, and what decoders would lose."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -38,6 +40,7 @@ _SUFFIXES = {
     "WEBP": (".webp",),
 }
 _UNTURNED = "color_ignore_orientation"
+_UNREADABLE = (UnidentifiedImageError, OSError, ValueError, SyntaxError)
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def image_facts(file: BinaryIO, head: bytes) -> ImageFacts | None:
         head: Its first bytes.
     """
     try:
-        with Image.open(file) as image:
+        with _patient(), Image.open(file) as image:
             exif = "exif" in image.info or image.format not in ("JPEG", "PNG")
             return ImageFacts(
                 image.format or "",
@@ -146,8 +149,16 @@ def image_facts(file: BinaryIO, head: bytes) -> ImageFacts | None:
                 # An MPO is a photograph with a preview behind it.
                 image.format != "MPO" and getattr(image, "is_animated", False),
             )
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except (*_UNREADABLE, Image.DecompressionBombError):
         return None
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Let Pillow open large images without a word: aerial ones are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _bits(image: Image.Image, head: bytes) -> int:
@@ -177,6 +188,7 @@ class ImageLooks:
         path: str,
         told: tuple[int, int] | None = None,
         annotated: bool = False,
+        teller: str = "its annotation file says",
     ) -> None:
         """Look at one file.
 
@@ -184,6 +196,7 @@ class ImageLooks:
             path: Of the file.
             told: Width and height that the annotation tells, px.
             annotated: Whether annotations belong to places in the image.
+            teller: Who tells the size, for messages.
 
         Raises:
             DataError: If it is empty, truncated, or of another size.
@@ -208,10 +221,10 @@ class ImageLooks:
         for oddity in facts.oddities(path, self.loader):
             self._odd.setdefault(oddity, []).append(path)
         if told is not None or annotated:
-            self._compare(facts, path, told)
+            self._compare(facts, path, told, teller)
 
     def _compare(
-        self, facts: ImageFacts, path: str, told: tuple[int, int] | None
+        self, facts: ImageFacts, path: str, told: tuple[int, int] | None, teller: str
     ) -> None:
         loaded, turned = facts.loaded_size(self.loader), facts.orientation != 1
         if told is not None and told != loaded:
@@ -223,8 +236,8 @@ class ImageLooks:
                 else ""
             )
             raise DataError(
-                f"{path}: the image is {loaded[0]}x{loaded[1]} px, its annotation file "
-                f"says {told[0]}x{told[1]} px{remedy}"
+                f"{path}: the image is {loaded[0]}x{loaded[1]} px, {teller} "
+                f"{told[0]}x{told[1]} px{remedy}"
             )
         square = facts.size[0] == facts.size[1]
         undecided = told is None or facts.orientation < 5 or square
@@ -287,7 +300,9 @@ def _jpeg_scan_start(content: bytes) -> int:
     return position
 
 
-def check_mask_file(path: str, backend: str = "pillow") -> np.ndarray | None:
+def check_mask_file(
+    path: str, backend: str = "pillow", whole: bool = True
+) -> np.ndarray | None:
     """Read a mask as it is stored, and refuse what a cast to 8 bits would change.
 
     mmseg's ``LoadAnnotations`` casts without a look: label 256 becomes 0.
@@ -295,9 +310,11 @@ def check_mask_file(path: str, backend: str = "pillow") -> np.ndarray | None:
     Args:
         path: Of the mask.
         backend: ``imdecode_backend`` of the loader.
+        whole: Decode masks of 8 bits, too; without, only what may lose bits.
 
     Returns:
-        The labels, (H, W), uint8; None if Pillow does not know the format.
+        The labels, (H, W), uint8; None if Pillow does not know the format, or the mask
+        was not decoded.
 
     Raises:
         DataError: If the mask is damaged, has several channels, or values that 8 bits
@@ -307,12 +324,14 @@ def check_mask_file(path: str, backend: str = "pillow") -> np.ndarray | None:
         content = file.read()
     check_image_bytes(content, path)
     try:
-        with Image.open(BytesIO(content)) as image:
-            image.load()
-            mode, labels = image.mode, np.array(image)
+        with _patient(), Image.open(BytesIO(content)) as image:
+            mode = image.mode
+            if not whole and mode in ("1", "L"):
+                return None
+            labels = np.array(image)
     except UnidentifiedImageError:
         return None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: not a readable mask ({error})") from error
     if labels.ndim != 2:
         raise DataError(

@@ -97,9 +97,9 @@ def check_file(path: str, split: str) -> None:
 
 def check_folder(path: str, split: str, what: str = "image") -> None:
     """Refuse a folder that is missing or empty."""
-    if not os.path.isdir(path):
+    if not os.path.isdir(path or "."):
         raise DataError(f"{split}: {what} folder {path} does not exist")
-    with os.scandir(path) as entries:
+    with os.scandir(path or ".") as entries:
         if next(entries, None) is None:
             raise DataError(f"{split}: {what} folder {path} is empty")
 

@@ -14,7 +14,9 @@ from mlp_backbones.registry import DATASETS, TRANSFORMS
 
 __all__ = ["DecodeReport", "check_samples"]
 
-_NOT_FOR_LOAD_IMAGE = ("type", "skip_bad", "max_skips", "ignore_empty")
+_NOT_FOR_LOAD_IMAGE = (
+    *("type", "skip_bad", "max_skips", "ignore_empty", "file_client_args"),
+)
 
 
 @dataclass(frozen=True)
