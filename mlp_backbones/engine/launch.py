@@ -8,29 +8,22 @@ import gc
 import logging
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.engine.config import (
     add_hook,
     check_checkpoint,
-    check_data,
+    check_run,
     is_first_process,
     load_config,
 )
-from mlp_backbones.engine.errors import UserError, one_line
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.tta import set_test_time_augmentation
-from mlp_backbones.preflight import (
-    PreflightError,
-    print_card,
-    run_preflight,
-    save_card,
-)
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -85,44 +78,6 @@ def prepare_training(args: Namespace) -> Config:
     if not config.get("resume") and not args.dry_run:
         keep_earlier_checkpoints(Path(config.work_dir), config)
     return config
-
-
-def check_run(
-    config: Config,
-    tool: str,
-    splits: Sequence[str],
-    *,
-    with_data: bool = True,
-    checkpoint: str | None = None,
-) -> None:
-    """Send a run through the preflight; print and keep its card.
-
-    Of a distributed run only the first process does it.
-
-    Args:
-        config: As the run gets it.
-        tool: ``train`` or ``test``.
-        splits: Whose data are in use.
-        with_data: Whether the data are checked.
-        checkpoint: Weights that are tested.
-
-    Raises:
-        UserError: If the run cannot be what the user wants.
-    """
-    if not is_first_process():
-        return
-    try:
-        card = run_preflight(
-            config,
-            tool,
-            splits,
-            read_data=check_data if with_data else None,
-            checkpoint=checkpoint,
-        )
-    except (PreflightError, CheckpointError) as error:
-        raise UserError(one_line(error), exit_code=1) from error
-    print_card(card)
-    save_card(card)
 
 
 def _set_resume(config: Config, asked: str) -> None:
