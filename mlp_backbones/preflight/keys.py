@@ -342,9 +342,11 @@ def _check_dict(
         if name not in known:
             loose = path[0] == "model" and _owner(path) not in _BUILT
             loose |= _owner(path) in ("norm_cfg", "cfg")
-            cutoff = 0.85 if signature.is_open else 0.75 if loose else 0.6
+            cutoff = 0.85 if signature.is_open else 0.8 if loose else 0.6
             near = nearest(name, known, cutoff)
-            if near is not None:
+            if name == "by_epoch" and path[0] in LOOP_KEYS:
+                advice = "it goes without a type only"
+            elif near is not None:
                 advice = f"did you mean {near!r}?"
             elif loose or signature.is_open:
                 continue

@@ -322,7 +322,12 @@ def _check_part(facts: WeightsFacts, module: Any, settings: Mapping[str, Any]) -
         return
     facts.taken, facts.left = len(fitting), len(named) - len(fitting)
     facts.missing = len(own) - len(fitting)
-    if own and len(fitting) < _LEAST_SHARE * len(own):
+    if own and fitting and len(fitting) < _LEAST_SHARE * len(own):
+        facts.warnings.append(
+            f"{facts.use}: {len(fitting)} of {len(own)} tensors of "
+            f"{type(module).__name__} fit {facts.file}"
+        )
+    if own and not fitting:
         raise WeightsError(
             f"{facts.use}: {len(fitting)} of {len(own)} tensors of "
             f"{type(module).__name__} fit {facts.file}, so it would start from random "
