@@ -126,7 +126,9 @@ setup(
         ],
         "demo": DEMO,
         "onnx": ONNX,
-        "test": [*DEMO, *ONNX, "pytest", "pytest-xdist"],
+        "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
+        "test": [*DEMO, *ONNX, "pytest", "pytest-xdist", "tensorboard", "wandb"],
         "dev": ["codespell", "mypy", "pre-commit", "ruff", "types-PyYAML"],
     },
 )

@@ -24,6 +24,7 @@ from mlp_backbones.engine.config import (
 )
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.tta import set_test_time_augmentation
+from mlp_backbones.engine.vis import add_vis_backends
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -72,6 +73,8 @@ def prepare_training(args: Namespace) -> Config:
     hooks = config.get("custom_hooks") or []
     if not any("CheckLossHook" in str(hook) for hook in hooks):
         add_hook(config, type="mlp_backbones.CheckLossHook")
+    _explain_metrics(config)
+    add_vis_backends(config, args.vis)
     splits = ("train",) if config.get("val_dataloader") is None else ("train", "val")
     check_run(config, "train", splits, with_data=not args.no_check_data)
     _count_accumulation(config)
@@ -250,7 +253,16 @@ def prepare_test(args: Namespace) -> Config:
     config.resume = False
     config.load_from = None
     add_hook(config, type="mlp_backbones.StrictLoadHook", checkpoint=args.checkpoint)
+    _explain_metrics(config)
     return config
+
+
+def _explain_metrics(config: Config) -> None:
+    """Add the hook that gives a detector's evaluation all its metrics."""
+    hooks = config.get("custom_hooks") or []
+    known = any("ExplainMetricsHook" in str(hook) for hook in hooks)
+    if config.default_scope == "mmdet" and not known:
+        add_hook(config, type="mlp_backbones.ExplainMetricsHook")
 
 
 def _set_test_precision(config: Config, dtype: str | None) -> None:

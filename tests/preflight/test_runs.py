@@ -211,3 +211,80 @@ def test_weights_of_a_backbone_are_compared_with_it(tiny, tmp_path):
     given[1] = f"{place}.checkpoint={tmp_path / 'none.pth'}"
     said = refused(tiny, tmp_path, "--cfg-options", *given)
     assert f"{place}.checkpoint" in said and "does not exist" in said
+
+
+def evaluate(tiny, work_dir, trained, *settings):
+    """Run tools/test.py's work; return the metrics and the log."""
+    name = work_dir.name.replace("-", "_")
+    command = [str(tiny / "detection.py"), str(trained), "--work-dir", str(work_dir)]
+    command += ["--no-check-data", "--cfg-options", f"visualizer.name={name}"]
+    args = options.test_parser().parse_args([*command, *settings])
+    metrics = launch.test(args)
+    (log,) = work_dir.glob("*/*.log")
+    return metrics, log.read_text()
+
+
+def test_an_evaluation_without_detections_has_metrics(tiny, tmp_path, trained):
+    setting = "model.test_cfg.score_thr=1.1"
+    metrics, log = evaluate(tiny, tmp_path / "none_found", trained, setting)
+    assert metrics["coco/bbox_mAP"] == 0.0
+    assert "not one detection" in log and "coco/bbox_mAP: 0.0" in log
+
+
+def test_an_evaluation_without_annotations_says_so(tiny, tmp_path, trained):
+    content = json.loads((tiny / "coco.json").read_text())
+    file = tmp_path / "empty.json"
+    file.write_text(json.dumps({**content, "annotations": []}))
+    settings = [
+        f"test_dataloader.dataset.ann_file={file}",
+        f"test_evaluator.ann_file={file}",
+    ]
+    metrics, log = evaluate(tiny, tmp_path / "none_drawn", trained, *settings)
+    assert metrics["coco/bbox_mAP"] == -1.0
+    assert "coco/bbox_mAP_50" in log and "has no object" in log
+
+
+def test_mixed_precision_trains_and_tests_a_detector(tiny, tmp_path, trained):
+    command = [str(tiny / "detection.py"), "--work-dir", str(tmp_path), "--amp"]
+    command += ["--no-check-data", "--cfg-options", "visualizer.name=amp"]
+    launch.train(options.train_parser().parse_args(command))
+    assert (tmp_path / "iter_2.pth").exists()
+    name = tmp_path / "amp_test"
+    metrics, _ = evaluate(tiny, name, trained, "--amp")
+    assert 0 <= metrics["coco/bbox_mAP"] <= 1
+
+
+def test_scalars_go_to_tensorboard_and_wandb(tiny, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import (
+        EventAccumulator,
+    )
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    command = [str(tiny / "classification.py"), "--work-dir", str(tmp_path)]
+    command += ["--vis", "tensorboard", "wandb", "--no-check-data"]
+    command += ["--cfg-options", "visualizer.name=vis"]
+    launch.train(options.train_parser().parse_args(command))
+    (events,) = tmp_path.rglob("events.out.tfevents.*")
+    read = EventAccumulator(str(events.parent)).Reload()
+    losses = read.Scalars("loss")
+    assert [event.step for event in losses] == [1, 2]
+    (scalars,) = tmp_path.rglob("scalars.json")
+    written = [json.loads(line) for line in scalars.read_text().splitlines()]
+    expected = [entry["loss"] for entry in written if "loss" in entry]
+    assert [event.value for event in losses] == pytest.approx(expected)
+    assert read.Scalars("accuracy/top1")
+    (run,) = tmp_path.rglob("run-*.wandb")
+    assert run.stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_package_is_named(tiny, tmp_path, monkeypatch, name):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda one: None if one == name else find(one)
+    )
+    said = refused(tiny, tmp_path, "--vis", name)
+    assert f"--vis {name} needs the package {name}: pip install" in said
