@@ -135,7 +135,9 @@ setup(
         "cam": CAM,
         "demo": DEMO,
         "onnx": ONNX,
-        "test": [*DEMO, *ONNX, *CAM, "pytest", "pytest-xdist"],
+        "tensorboard": ["tensorboard"],
+        "wandb": ["wandb"],
+        "test": [*DEMO, *ONNX, *CAM, "pytest", "pytest-xdist", "tensorboard", "wandb"],
         "dev": ["codespell", "mypy", "pre-commit", "ruff", "types-PyYAML"],
     },
 )

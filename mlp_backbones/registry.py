@@ -37,6 +37,7 @@ HOOKS = _child(
     _root.HOOKS,
     "engine.hooks",
     "engine.finite_guard",
+    "engine.metrics",
     "engine.runs.checkpoint_hook",
     "engine.runs.stopping",
 )

@@ -83,7 +83,11 @@ def main() -> int:
     def work() -> None:
         from mmengine.logging import MMLogger
 
-        from mlp_backbones.engine.config import read_config
+        from mlp_backbones.engine.config import (
+            check_checkpoint,
+            check_run,
+            read_config,
+        )
         from mlp_backbones.engine.inference import (
             check_outputs,
             make_inferencer,
@@ -94,6 +98,15 @@ def main() -> int:
         config = read_config(args.config, args.cfg_options)
         images = find_images(args.images)
         check_outputs(images, args.out, args.score_thr, args.opacity)
+        check_checkpoint(args.checkpoint)
+        check_run(
+            config,
+            "demo",
+            (),
+            checkpoint=args.checkpoint,
+            with_data=False,
+            with_card=False,
+        )
         # What the inferencers warn of has been checked here.
         MMLogger.get_instance("demo", log_level="ERROR")
         inferencer = make_inferencer(config, args.checkpoint, args.device, args.classes)

@@ -9,11 +9,17 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.config_names import TASKS
 from mlp_backbones.engine.errors import UserError, one_line
 from mlp_backbones.engine.overrides import check_options, parse_options
 from mlp_backbones.engine.roots import follow_root_of_file, move_root
-from mlp_backbones.preflight import PreflightError
+from mlp_backbones.preflight import (
+    PreflightError,
+    print_card,
+    run_preflight,
+    save_card,
+)
 from mlp_backbones.preflight.flight import check_config
 
 
@@ -158,6 +164,47 @@ def check_data(config: Config, splits: Sequence[str]) -> Any:
         return checks.check_data(config, splits)
     except (ValueError, OSError) as error:
         raise UserError(one_line(error), exit_code=1) from error
+
+
+def check_run(
+    config: Config,
+    tool: str,
+    splits: Sequence[str],
+    *,
+    with_data: bool = True,
+    checkpoint: str | None = None,
+    with_card: bool = True,
+) -> None:
+    """Send a run through the preflight; print and keep its card.
+
+    Of a distributed run only the first process does it.
+
+    Args:
+        config: As the run gets it.
+        tool: ``train``, ``test`` or the name of another tool.
+        splits: Whose data are in use.
+        with_data: Whether the data are checked.
+        checkpoint: Weights that must fit exactly.
+        with_card: Whether the card is printed and kept in the work folder.
+
+    Raises:
+        UserError: If the run cannot be what the user wants.
+    """
+    if not is_first_process():
+        return
+    try:
+        card = run_preflight(
+            config,
+            tool,
+            splits,
+            read_data=check_data if with_data else None,
+            checkpoint=checkpoint,
+        )
+    except (PreflightError, CheckpointError) as error:
+        raise UserError(one_line(error), exit_code=1) from error
+    if with_card:
+        print_card(card)
+        save_card(card)
 
 
 def is_first_process() -> bool:

@@ -8,32 +8,26 @@ import gc
 import logging
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from mlp_backbones.checkpoints import CheckpointError
 from mlp_backbones.engine.config import (
     add_hook,
     check_checkpoint,
-    check_data,
+    check_run,
     is_first_process,
     load_config,
 )
-from mlp_backbones.engine.errors import UserError, one_line
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.runs.lock import lock_work_dir
 from mlp_backbones.engine.runs.prepare import accidents_in_one_line, make_resumable
 from mlp_backbones.engine.runs.resume import resolve_resume
 from mlp_backbones.engine.tta import set_test_time_augmentation
-from mlp_backbones.preflight import (
-    PreflightError,
-    print_card,
-    run_preflight,
-    save_card,
-)
+from mlp_backbones.engine.vis import add_vis_backends
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -91,6 +85,8 @@ def prepare_training(args: Namespace) -> Config:
     for kind in ("FiniteGuardHook", "PlainCheckpointHook"):
         if not any(kind in str(hook) for hook in hooks):
             add_hook(config, type=f"mlp_backbones.{kind}")
+    _explain_metrics(config)
+    add_vis_backends(config, args.vis)
     splits = ("train",) if config.get("val_dataloader") is None else ("train", "val")
     check_run(config, "train", splits, with_data=not args.no_check_data)
     _count_accumulation(config)
@@ -99,44 +95,6 @@ def prepare_training(args: Namespace) -> Config:
     if not config.get("resume") and not args.dry_run:
         keep_earlier_checkpoints(Path(config.work_dir), config)
     return config
-
-
-def check_run(
-    config: Config,
-    tool: str,
-    splits: Sequence[str],
-    *,
-    with_data: bool = True,
-    checkpoint: str | None = None,
-) -> None:
-    """Send a run through the preflight; print and keep its card.
-
-    Of a distributed run only the first process does it.
-
-    Args:
-        config: As the run gets it.
-        tool: ``train`` or ``test``.
-        splits: Whose data are in use.
-        with_data: Whether the data are checked.
-        checkpoint: Weights that are tested.
-
-    Raises:
-        UserError: If the run cannot be what the user wants.
-    """
-    if not is_first_process():
-        return
-    try:
-        card = run_preflight(
-            config,
-            tool,
-            splits,
-            read_data=check_data if with_data else None,
-            checkpoint=checkpoint,
-        )
-    except (PreflightError, CheckpointError) as error:
-        raise UserError(one_line(error), exit_code=1) from error
-    print_card(card)
-    save_card(card)
 
 
 def _count_accumulation(config: Config) -> None:
@@ -287,7 +245,16 @@ def prepare_test(args: Namespace) -> Config:
     config.resume = False
     config.load_from = None
     add_hook(config, type="mlp_backbones.StrictLoadHook", checkpoint=args.checkpoint)
+    _explain_metrics(config)
     return config
+
+
+def _explain_metrics(config: Config) -> None:
+    """Add the hook that gives a detector's evaluation all its metrics."""
+    hooks = config.get("custom_hooks") or []
+    known = any("ExplainMetricsHook" in str(hook) for hook in hooks)
+    if config.default_scope == "mmdet" and not known:
+        add_hook(config, type="mlp_backbones.ExplainMetricsHook")
 
 
 def _set_test_precision(config: Config, dtype: str | None) -> None:

@@ -86,6 +86,13 @@ def train_parser() -> ArgumentParser:
         "auto_scale_lr.base_batch_size",
     )
     parser.add_argument(
+        "--vis",
+        nargs="+",
+        choices=("tensorboard", "wandb"),
+        default=[],
+        help="also send losses, learning rates and metrics there",
+    )
+    parser.add_argument(
         "--no-validate", action="store_true", help="do not evaluate while training"
     )
     return parser

@@ -101,7 +101,7 @@ def _check_new_name(
     if path:
         scope = options.get("default_scope", config.get("default_scope"))
         by_epoch = options.get("train_cfg.by_epoch", node.get("by_epoch", True))
-        signature = known_names(path, kind, scope, by_epoch)
+        signature = known_names(path, kind, scope, {**node, "by_epoch": by_epoch})
         known = set(signature.annotations) if signature else set()
         is_open = signature is None or signature.is_open
     else:

@@ -1,5 +1,6 @@
 """Test-time augmentation by one option, for all three tasks."""
 
+from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -29,13 +30,22 @@ def set_test_time_augmentation(config: Config) -> None:
             mmseg={"type": "mmseg.SegTTAModel"},
             mmpretrain={"type": "mmpretrain.AverageClsScoreTTA"},
         )[scope]
-    dataset = config.test_dataloader.dataset
-    while "dataset" in dataset:
-        dataset = dataset.dataset
-    if "tta_pipeline" not in config:
-        config.tta_pipeline = _flip_pipeline(dataset.pipeline, scope)
+    own = config.get("tta_pipeline")
+    for dataset in _innermost(config.test_dataloader.dataset):
+        dataset.pipeline = own or _flip_pipeline(dataset.pipeline, scope)
+        config.setdefault("tta_pipeline", dataset.pipeline)
     config.model = ConfigDict(**config.tta_model, module=config.model)
-    dataset.pipeline = config.tta_pipeline
+
+
+def _innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The data sets inside wrappers and concatenations, which have the pipelines."""
+    if "dataset" in dataset:
+        yield from _innermost(dataset.dataset)
+    elif "datasets" in dataset:
+        for one in dataset.datasets:
+            yield from _innermost(one)
+    else:
+        yield dataset
 
 
 def _flip_pipeline(pipeline: list[dict], scope: str) -> list[dict]:

@@ -1,6 +1,6 @@
 """One way through all checks of a run: config, model, data, classes, weights."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -17,7 +17,12 @@ from mlp_backbones.preflight.card import (
     versions,
 )
 from mlp_backbones.preflight.keys import Mistake, find_mistakes
-from mlp_backbones.preflight.model import class_mistakes, classes_of, try_model
+from mlp_backbones.preflight.model import (
+    ModelFacts,
+    class_mistakes,
+    classes_of,
+    try_model,
+)
 from mlp_backbones.preflight.schedule import find_schedule_mistakes
 from mlp_backbones.preflight.weights import (
     WeightsError,
@@ -93,21 +98,16 @@ def run_preflight(
         tool=tool,
         config=str(config.filename),
         task=TASKS[config.default_scope],
-        work_dir=str(config.work_dir),
+        work_dir=str(config.get("work_dir")),
     )
     card.warnings += check_config(config)
     facts = try_model(config)
     card.warnings += _judge(facts.mistakes, config)
     card.notes += facts.notes
     card.head_classes = facts.num_classes
-    _check_static_classes(config, splits, facts.num_classes)
+    _check_classes(card, config, splits, facts)
     report = None if read_data is None else read_data(config, splits)
-    card.datasets = _as_dicts(report)
-    card.warnings += list(dict.fromkeys(w for d in card.datasets for w in _warnings(d)))
-    card.classes = _classes(card.datasets, config, splits)
-    if card.classes is not None:
-        names, source = card.classes["names"], card.classes["source"]
-        _judge(list(class_mistakes(facts.num_classes, names, source)), config)
+    _add_data(card, config, facts, _as_dicts(report))
     try:
         _check_weights(card, config, facts.model, checkpoint)
     except WeightsError as error:
@@ -121,16 +121,22 @@ def run_preflight(
     return card
 
 
-def _check_static_classes(
-    config: Config, splits: Sequence[str], num_classes: Mapping[str, int]
+def _check_classes(
+    card: RunCard, config: Config, splits: Sequence[str], facts: ModelFacts
 ) -> None:
     """Compare heads and data before any file is read, as far as the config tells."""
     for split in splits:
         loader = config.get(f"{split}_dataloader") or {}
-        names = classes_of(loader.get("dataset"), config.default_scope)
-        if names is not None:
-            source = f"{split}_dataloader.dataset"
-            _judge(list(class_mistakes(num_classes, names, source)), config)
+        found = classes_of(loader.get("dataset"), config.default_scope)
+        if found is None:
+            continue
+        names, source = [str(name) for name in found[0]], f"{split}: {found[1]}"
+        mistakes = class_mistakes(
+            facts.num_classes, names, source, config.default_scope
+        )
+        card.warnings += _judge(list(mistakes), config)
+        if card.classes is None:
+            card.classes = {"number": len(names), "names": names, "source": source}
 
 
 def _as_dicts(report: Any) -> list[dict[str, Any]]:
@@ -138,26 +144,37 @@ def _as_dicts(report: Any) -> list[dict[str, Any]]:
     return [asdict(one) for one in datasets if is_dataclass(one)]  # type: ignore[arg-type]
 
 
-def _warnings(one: Mapping[str, Any]) -> Sequence[str]:
-    return one.get("warnings") or ()
-
-
-def _classes(
-    datasets: Sequence[Mapping[str, Any]], config: Config, splits: Sequence[str]
-) -> dict[str, Any] | None:
+def _add_data(
+    card: RunCard, config: Config, facts: ModelFacts, datasets: list[dict[str, Any]]
+) -> None:
+    """Note what the checks of the data found; compare its classes with the heads'."""
+    card.datasets = datasets
     for one in datasets:
-        if one.get("classes"):
-            names = [str(name) for name in one["classes"]]
-            source = one.get("class_source") or one["source"]
-            return {"number": len(names), "names": names, "source": source}
-    for split in splits:
-        loader = config.get(f"{split}_dataloader") or {}
-        found = classes_of(loader.get("dataset"), config.default_scope)
-        if found is not None:
-            names = [str(name) for name in found]
-            source = f"{split}_dataloader.dataset"
-            return {"number": len(names), "names": names, "source": source}
-    return None
+        card.warnings += [
+            w for w in one.get("warnings") or () if w not in card.warnings
+        ]
+        if not one.get("classes"):
+            continue
+        names = [str(name) for name in one["classes"]]
+        source = one.get("class_source") or one["source"]
+        mistakes = class_mistakes(
+            facts.num_classes, names, source, config.default_scope
+        )
+        _judge(list(mistakes), config)
+        card.classes = {"number": len(names), "names": names, "source": source}
+
+
+def _images_of_epoch(card: RunCard, config: Config) -> int | None:
+    """Count the images that an epoch shows, where the data set says it plainly."""
+    own = [one for one in card.datasets if one["split"] == "train"]
+    loader = config.get("train_dataloader") or {}
+    sampler = str((loader.get("sampler") or {}).get("type", ""))
+    dataset = loader.get("dataset") or {}
+    plain = "dataset" not in dataset and "datasets" not in dataset
+    # Older checks count images that the loader leaves out.
+    if len(own) != 1 or not plain or "num_objects" not in own[0]:
+        return None
+    return own[0]["num_images"] if sampler == "DefaultSampler" else None
 
 
 def _check_weights(
@@ -168,14 +185,21 @@ def _check_weights(
         use = "resume" if config.get("resume") else "load_from"
         file = config.get("load_from")
         if file is None and use == "resume":
-            file = find_latest_checkpoint(str(config.work_dir))
+            file = find_latest_checkpoint(card.work_dir)
     names = None if card.classes is None else card.classes["names"]
     found = []
     if use != "test":
         found += check_initialisation(config, model)
     if file is not None:
         found.append(
-            check_whole_model(str(file), use, model, classes=names, config=config)
+            check_whole_model(
+                str(file),
+                use,
+                model,
+                classes=names,
+                config=config,
+                images=_images_of_epoch(card, config),
+            )
         )
     for facts in found:
         card.warnings += facts.warnings

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import init_dist
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from mmengine.runner.log_processor import LogProcessor
 from mmengine.utils.dl_utils import set_multi_processing
@@ -77,11 +78,11 @@ _BUILT = frozenset(
     }
 )
 # Slips in configs that OpenMMLab ships and that run all the same: no reason to refuse.
-_KNOWN_SLIPS = frozenset({"_delete", "models", "wd_mult"})
+KNOWN_SLIPS = frozenset({"_delete", "img_encoder", "models", "wd_mult"})
 # Their keys are the user's own words, or go where no signature says more.
 FREE = frozenset(
     {
-        *("backend_args", "custom_imports", "custom_keys", "data_prefix", "dist_cfg"),
+        *("backend_args", "custom_imports", "custom_keys", "data_prefix"),
         *("file_client_args", "key_mapper", "keymap", "label_map_file", "mapping"),
         *("metainfo", "meta_keys", "metas", "palette", "remapping", "init_kwargs"),
     }
@@ -126,8 +127,9 @@ class Mistake:
 
 def nearest(name: str, known: Any, cutoff: float = 0.6) -> str | None:
     """Return the known name that resembles a name most, if one does."""
-    near = get_close_matches(name, sorted(map(str, known)), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    by_letters = {str(one).lower(): str(one) for one in sorted(map(str, known))}
+    near = get_close_matches(name.lower(), by_letters, n=1, cutoff=cutoff)
+    return by_letters[near[0]] if near else None
 
 
 def loader_arguments() -> set[str]:
@@ -139,7 +141,10 @@ def loader_arguments() -> set[str]:
 
 
 def known_names(
-    path: Sequence[str], kind: Any, scope: str | None, by_epoch: bool = True
+    path: Sequence[str],
+    kind: Any,
+    scope: str | None,
+    node: Mapping[str, Any],
 ) -> Signature | None:
     """Tell what the reader of a dict asks for.
 
@@ -147,7 +152,7 @@ def known_names(
         path: Keys and indices that lead to the dict.
         kind: Its ``type``, or None.
         scope: The config's default scope.
-        by_epoch: Of a ``train_cfg`` without a type.
+        node: Its content.
 
     Returns:
         The names and whether others are taken; None if nobody can tell.
@@ -159,7 +164,7 @@ def known_names(
     if root == "default_hooks":
         extra.add("priority")
     if kind is None:
-        kind, more = _kind_of_untyped(path, scope, by_epoch)
+        kind, more = _kind_of_untyped(path, scope, node.get("by_epoch", True))
         extra |= more
     if kind is None:
         return None
@@ -174,8 +179,19 @@ def known_names(
     for cls in classes:
         signature = signature_of(cls)
         names |= signature.annotations
-        is_open |= signature.is_open
+        averaged = _averaged_model(cls, node, scope)
+        names |= averaged.annotations
+        is_open |= averaged.is_open if averaged.annotations else signature.is_open
     return Signature(names, is_open or not classes)
+
+
+def _averaged_model(cls: Any, node: Mapping[str, Any], scope: str | None) -> Signature:
+    """Read the arguments of the model that an ``EMAHook`` passes the rest on to."""
+    if not (inspect.isclass(cls) and issubclass(cls, EMAHook)):
+        return Signature()
+    kind = node.get("ema_type", "ExponentialMovingAverage")
+    classes = find_classes(kind, "model", scope)
+    return signature_of(classes[0]) if classes else Signature()
 
 
 def _owner(path: Sequence[str]) -> str:
@@ -246,14 +262,14 @@ def _top_level(content: Mapping[str, Any]) -> Iterator[Mistake]:
             used = _values_in_use(content)
         if not isinstance(value, (dict, list)) and name not in OLD_KEYS:
             # Numbers and texts are worked into others: nothing tells whether they are.
-            near = nearest(name, TOP_LEVEL_KEYS - content.keys(), 0.85)
+            near = nearest(name, TOP_LEVEL_KEYS - _SIMILAR, 0.85)
         elif _frozen(value) in used:
             continue
         else:
             near = nearest(name, TOP_LEVEL_KEYS - _SIMILAR, 0.8)
         if near is not None and near != name:
             message = f"nothing reads {name!r}; did you mean {near!r}?"
-            yield Mistake((name,), message, name not in _KNOWN_SLIPS)
+            yield Mistake((name,), message, name not in KNOWN_SLIPS)
         elif name in OLD_KEYS and isinstance(value, dict):
             message = f"nothing reads {name!r}; its place is {OLD_KEYS[name]}"
             yield Mistake((name,), message, False)
@@ -315,7 +331,7 @@ def _check_dict(
     if special is not None:
         yield from special
         return
-    signature = known_names(path, kind, scope, node.get("by_epoch", True))
+    signature = known_names(path, kind, scope, node)
     if signature is None:
         return
     if isinstance(kind, str) and (path[0] != "model" or _owner(path) in _BUILT):
@@ -326,9 +342,11 @@ def _check_dict(
         if name not in known:
             loose = path[0] == "model" and _owner(path) not in _BUILT
             loose |= _owner(path) in ("norm_cfg", "cfg")
-            cutoff = 0.85 if signature.is_open else 0.75 if loose else 0.6
-            near = nearest(name, known - node.keys(), cutoff)
-            if near is not None:
+            cutoff = 0.85 if signature.is_open else 0.8 if loose else 0.6
+            near = nearest(name, known, cutoff)
+            if name == "by_epoch" and path[0] in LOOP_KEYS:
+                advice = "it goes without a type only"
+            elif near is not None:
                 advice = f"did you mean {near!r}?"
             elif loose or signature.is_open:
                 continue
@@ -408,7 +426,7 @@ def _near_only(
     path: tuple[str, ...], node: Mapping[str, Any], known: frozenset[str]
 ) -> Iterator[Mistake]:
     for name in node:
-        near = nearest(name, known - node.keys(), 0.75)
+        near = nearest(name, known, 0.75)
         if name not in known and near is not None:
             yield Mistake(
                 (*path, name),
@@ -429,7 +447,7 @@ def _check_read(
             continue
         if any(name in words_of(package) for package in _packages(scope, content)):
             continue
-        near = nearest(name, known - node.keys(), 0.7)
+        near = nearest(name, known, 0.7)
         advice = f"did you mean {near!r}?" if near else f"known: {_listed(known)}"
         yield Mistake(
             (*path, name), f"{'.'.join(path)}: nothing reads {name!r}; {advice}"
@@ -480,7 +498,7 @@ def _check_paramwise(
             near = nearest(name, rules)
             advice = f"did you mean {near!r}?" if near else f"it has {_listed(rules)}"
             message = f"{'.'.join(path)} ({name_of}) has no {name!r}; {advice}"
-            yield Mistake((*path, name), message, name not in _KNOWN_SLIPS)
+            yield Mistake((*path, name), message, name not in KNOWN_SLIPS)
     for key, settings in (node.get("custom_keys") or {}).items():
         for name in settings if isinstance(settings, Mapping) else ():
             if name in known | {"lr_mult", "decay_mult"}:
@@ -495,7 +513,7 @@ def _check_paramwise(
                 f"{near!r}?"
             )
             place = (*path, "custom_keys", str(key), name)
-            yield Mistake(place, message, name not in _KNOWN_SLIPS)
+            yield Mistake(place, message, name not in KNOWN_SLIPS)
 
 
 def _check_clip_grad(

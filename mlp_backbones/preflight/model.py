@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from mlp_backbones.building import build_model
-from mlp_backbones.preflight.keys import Mistake, nearest
+from mlp_backbones.preflight.keys import KNOWN_SLIPS, Mistake, nearest
 from mlp_backbones.preflight.signatures import find_classes
 
 # Heads that sort an image or an object into the classes of the data.
@@ -105,8 +105,10 @@ def _build(config: Config, facts: ModelFacts) -> nn.Module | None:
         facts.mistakes.append(
             Mistake(("model",), f"the model cannot be built: {_in_words(error)}")
         )
-    except Exception as error:  # such as a package or a process group that is missing
+    except Exception as error:  # such as a package that is missing
         first = error
+    if facts.mistakes and "process group" in facts.mistakes[0].message:
+        facts.mistakes.clear()  # SyncBN of a distributed run
     if not facts.mistakes:
         facts.notes.append(f"the model was not tried: {_in_words(first)}")
     return None
@@ -130,13 +132,15 @@ def _count_classes(model: nn.Module, scope: str) -> dict[str, int]:
         heads = list(head) if isinstance(head, nn.ModuleList) else [head]
         for index, one in enumerate(heads):
             number = getattr(one, "num_classes", None)
+            if type(one).__name__.endswith("RPNHead"):
+                continue  # it tells objects from the rest
             if type(number) is int and not getattr(one, "class_agnostic", False):
                 suffix = f".{index}" if isinstance(head, nn.ModuleList) else ""
                 counts[f"model.{place}{suffix}.num_classes"] = number
     return counts
 
 
-def classes_of(dataset: Any, scope: str) -> Sequence[str] | None:
+def classes_of(dataset: Any, scope: str) -> tuple[tuple[str, ...], str] | None:
     """Name the classes that a data set has by its config or by its type.
 
     Args:
@@ -144,12 +148,12 @@ def classes_of(dataset: Any, scope: str) -> Sequence[str] | None:
         scope: The config's default scope.
 
     Returns:
-        The names, or None if only the files tell.
+        The names and their source, or None if only the files tell.
     """
     while isinstance(dataset, Mapping):
         own = dataset.get("classes", (dataset.get("metainfo") or {}).get("classes"))
         if own is not None:
-            return None if isinstance(own, str) else tuple(own)
+            return None if isinstance(own, str) else (tuple(own), "metainfo.classes")
         inner = dataset.get("dataset")
         if inner is None and dataset.get("datasets"):
             inner = dataset["datasets"][0]
@@ -160,12 +164,15 @@ def classes_of(dataset: Any, scope: str) -> Sequence[str] | None:
     for cls in find_classes(kind, "train_dataloader", scope) if kind else ():
         found = (getattr(cls, "METAINFO", None) or {}).get("classes")
         if isinstance(found, (list, tuple)):
-            return tuple(found)
+            return tuple(found), f"{cls.__name__}.METAINFO"
     return None
 
 
 def class_mistakes(
-    num_classes: Mapping[str, int], classes: Sequence[str], source: str
+    num_classes: Mapping[str, int],
+    classes: Sequence[str],
+    source: str,
+    scope: str,
 ) -> Iterator[Mistake]:
     """Compare the number of classes of each head with the data's.
 
@@ -173,14 +180,18 @@ def class_mistakes(
         num_classes: As :class:`ModelFacts` has it.
         classes: The data's, by name.
         source: Where the names come from.
+        scope: The config's default scope.
     """
     for place, number in num_classes.items():
         if number != len(classes):
+            # A classifier may have more outputs than a list that ships with a type.
+            more = scope == "mmpretrain" and number > len(classes)
             yield Mistake(
                 tuple(place.split(".")),
                 f"{place} is {number}, the data have {len(classes)} classes "
                 f"({source}); set {place}={len(classes)}, or metainfo.classes of the "
                 "data sets",
+                not (more and source.endswith("METAINFO")),
             )
 
 
@@ -354,7 +365,15 @@ def _explain(
     before = (
         "the neck" if place != "neck" and config.model.get("neck") else "the backbone"
     )
-    wanted = part.get("in_channels")
+    wanted, index = part.get("in_channels"), part.get("in_index")
+    if isinstance(inputs, tuple) and index is not None:
+        indices = index if isinstance(index, (list, tuple)) else [index]
+        beyond = [i for i in indices if not -len(inputs) <= i < len(inputs)]
+        if beyond:
+            return Mistake(
+                (*path, "in_index"),
+                f"{key}.in_index reads map {beyond[0]}, {before} gives {len(inputs)}",
+            )
     if inputs is not None and wanted is not None:
         found = _channels(inputs, part)
         listed = list(wanted) if isinstance(wanted, (list, tuple)) else wanted
@@ -383,12 +402,10 @@ def _channels(inputs: Any, part: Mapping[str, Any]) -> Any:
     index = part.get("in_index")
     if isinstance(part["in_channels"], (list, tuple)):
         if isinstance(index, (list, tuple)):
-            if any(not -len(maps) <= one < len(maps) for one in index):
-                return None
             return [maps[one] for one in index]
         return maps
     index = -1 if index is None else index
-    if not isinstance(index, int) or not -len(maps) <= index < len(maps):
+    if not isinstance(index, int):
         return None
     if "in_index" not in part and len(set(maps)) == 1:
         return maps[0]
@@ -429,4 +446,5 @@ def _custom_keys(
             notes.append(message)
             continue
         path = ("optim_wrapper", "paramwise_cfg", "custom_keys", key)
-        yield Mistake(path, f"{message}; did you mean {near!r}?")
+        message += f"; did you mean {near!r}?"
+        yield Mistake(path, message, key not in KNOWN_SLIPS)

@@ -15,7 +15,7 @@ from typing import Any
 
 import mmengine.registry
 from mmengine.registry import Registry
-from torch import nn
+from torch import Tensor, nn
 
 # Where the types below a top-level key are registered; other keys end in these words.
 REGISTRIES = {
@@ -365,6 +365,8 @@ def _kinds(annotation: Any) -> set[type] | None:
     plain = origin or annotation
     if plain in _SIMPLE:
         return {plain}
+    if plain is Tensor:  # of one element, which no config can hold
+        return {float}
     if inspect.isclass(plain) and issubclass(plain, dict):
         return {dict}
     if getattr(plain, "__module__", "") == "collections.abc":

@@ -19,6 +19,7 @@ from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
 from mlp_backbones.checkpoints.load import load_pretrained
 from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint, read_file
+from mlp_backbones.preflight.card import step_size
 
 # A detector of another size fits in some tensors by chance.
 _LEAST_SHARE = 0.5
@@ -58,6 +59,7 @@ def check_whole_model(
     *,
     classes: Sequence[str] | None = None,
     config: Config | None = None,
+    images: int | None = None,
 ) -> WeightsFacts:
     """Look at the weights of a whole model before a run takes them over.
 
@@ -68,6 +70,7 @@ def check_whole_model(
             not be built.
         classes: Names of the data's classes, as far as they are known.
         config: Of the run, for what a resumed run must have in common.
+        images: That an epoch of the run shows, where it is known.
 
     Raises:
         WeightsError: If the file is no checkpoint of its kind, holds values that are no
@@ -91,6 +94,7 @@ def check_whole_model(
         _check_training(file, content, meta)
         if config is not None:
             _check_batch_size(file, meta, config)
+            _check_images(file, meta, config, images)
     _check_finite(file, tensors, model)
     if model is not None:
         _compare(facts, model, tensors)
@@ -237,28 +241,23 @@ def _batch_size_in(text: str) -> int | None:
     return None
 
 
-def check_images_of_epoch(
-    file: str, meta: Mapping[str, Any], images: int, images_per_step: int
-) -> str | None:
-    """Say whether an epoch has other steps than when a checkpoint was written.
-
-    Args:
-        file: The checkpoint.
-        meta: What it says of its run.
-        images: Of the training set now.
-        images_per_step: Over all processes, without accumulation.
-    """
-    epoch, iteration = meta.get("epoch"), meta.get("iter")
-    if not epoch or not iteration or iteration % epoch:
-        return None
-    before, now = iteration // epoch, math.ceil(images / images_per_step)
-    if before in (now, images // images_per_step):
-        return None
-    return (
-        f"{file} was written by a run of {before} steps per epoch, this one has {now} "
-        f"({images} images, {images_per_step} per step): images were added or removed, "
-        "or the number of GPUs or images per step is another"
-    )
+def _check_images(
+    file: str, meta: Mapping[str, Any], config: Config, images: int | None
+) -> None:
+    """Refuse to go on with epochs of another length."""
+    epoch, iteration = meta["epoch"], meta["iter"]
+    if images is None or not epoch or iteration % epoch:
+        return
+    step = step_size(config)
+    per_step = step["processes"] * step["batch_size"]
+    before, now = iteration // epoch, math.ceil(images / per_step)
+    if before not in (now, images // per_step):
+        raise WeightsError(
+            f"{file} was written by a run of {before} iterations per epoch, this one "
+            f"has {now} ({images} images, {per_step} per iteration): images were added "
+            f"or removed, or the number of GPUs is another; restore them, or start "
+            f"anew with load_from={file}"
+        )
 
 
 def check_initialisation(config: Config, model: nn.Module | None) -> list[WeightsFacts]:
@@ -323,7 +322,12 @@ def _check_part(facts: WeightsFacts, module: Any, settings: Mapping[str, Any]) -
         return
     facts.taken, facts.left = len(fitting), len(named) - len(fitting)
     facts.missing = len(own) - len(fitting)
-    if own and len(fitting) < _LEAST_SHARE * len(own):
+    if own and fitting and len(fitting) < _LEAST_SHARE * len(own):
+        facts.warnings.append(
+            f"{facts.use}: {len(fitting)} of {len(own)} tensors of "
+            f"{type(module).__name__} fit {facts.file}"
+        )
+    if own and not fitting:
         raise WeightsError(
             f"{facts.use}: {len(fitting)} of {len(own)} tensors of "
             f"{type(module).__name__} fit {facts.file}, so it would start from random "

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import tiny_runs
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mlp_backbones.building import build_model
 from mlp_backbones.engine import launch
@@ -35,6 +35,7 @@ def test_every_training_is_guarded_once(tiny, tmp_path, task):
     types = [hook.type for hook in config.custom_hooks]
     for kind in ("mlp_backbones.FiniteGuardHook", "mlp_backbones.PlainCheckpointHook"):
         assert types.count(kind) == 1
+    assert types.count("mlp_backbones.ExplainMetricsHook") == (task == "detection")
     own = tiny / f"{task}_own.py"
     hook = "dict(type='mlp_backbones.FiniteGuardHook', interval=5)"
     own.write_text(f"_base_ = '{task}.py'\ncustom_hooks = [{hook}]\n")
@@ -252,6 +253,21 @@ def test_tta_reads_annotations_after_the_flip(tiny, task):
     assert "LoadAnnotations" not in [step.type for step in before]
     # The metric takes the annotations of the first view, which must be the plain one.
     assert [flip.prob for flip in last.transforms[0]] == [0.0, 1.0]
+
+
+def test_tta_reaches_every_data_set_of_several(tiny):
+    config = Config.fromfile(tiny / "detection.py")
+    one = config.test_dataloader.dataset
+    repeated = dict(type="RepeatDataset", times=1, dataset=one.copy())
+    config.test_dataloader.dataset = ConfigDict(
+        type="ConcatDataset", datasets=[one.copy(), repeated]
+    )
+    set_test_time_augmentation(config)
+    first, second = config.test_dataloader.dataset.datasets
+    for dataset in (first, second.dataset):
+        *before, last = dataset.pipeline
+        assert last.type == "TestTimeAug"
+        assert [step.type for step in before] == ["LoadImageFromFile", "Resize"]
 
 
 def test_tta_of_the_config_comes_first(tiny):

@@ -12,6 +12,7 @@ from typing_extensions import Unpack
 from mlp_backbones.config_names import config_dir, find_configs, parse_config_name
 from mlp_backbones.engine import launch
 from mlp_backbones.engine import options as engine_options
+from mlp_backbones.engine.config import load_config
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.overrides import check_options, parse_options
 from mlp_backbones.registry import MODELS
@@ -36,9 +37,9 @@ def dense_configs():
 
 
 def prepare(config, *options):
-    """Prepare a training as tools/train.py does."""
+    """Read a config as tools/train.py does."""
     command = [str(config), "--no-check-data", "--cfg-options", *options]
-    return launch.prepare_training(engine_options.train_parser().parse_args(command))
+    return load_config(engine_options.train_parser().parse_args(command))
 
 
 @pytest.fixture(autouse=True)

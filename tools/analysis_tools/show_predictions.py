@@ -32,7 +32,7 @@ def main() -> int:
         from mlp_backbones.analysis.pictures import save_prediction_pictures
         from mlp_backbones.engine.config import (
             check_checkpoint,
-            check_data,
+            check_run,
             read_config,
         )
 
@@ -40,7 +40,13 @@ def main() -> int:
             raise UserError(f"{args.out_dir} is not empty; choose a new folder")
         config = read_config(args.config, args.cfg_options)
         check_checkpoint(args.checkpoint)
-        check_data(config, ("test",))
+        check_run(
+            config,
+            "show_predictions",
+            ("test",),
+            checkpoint=args.checkpoint,
+            with_card=False,
+        )
         for file in save_prediction_pictures(
             config, args.checkpoint, args.out_dir, args.num_images, args.score_threshold
         ):
