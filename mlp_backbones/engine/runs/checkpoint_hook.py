@@ -48,6 +48,8 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
         UserError: If a checkpoint cannot be saved, naming file and reason.
     """
 
+    file_backend: Any
+    best_ckpt_path: str | None
     _gradients: list[dict[str, Tensor]] | None = None  # to be restored
     _meta: dict[str, int] | None = None  # of the checkpoint that is being saved
     saved: Path | None = None  # the latest that can be resumed
