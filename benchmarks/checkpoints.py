@@ -7,7 +7,7 @@ itself, measured in a fresh process each.
 
 import argparse
 import json
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -71,12 +71,21 @@ def train_once(folder, hook, megabytes):
     return save
 
 
-def peak_megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_of(work):
+    """Return by how many MiB the memory of this process rises above what it has now."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+    before = status("VmRSS")
+    work()
+    return status("VmHWM") - before
+
+
+def status(name):
+    text = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\s+(\d+) kB", text)[1]) / 1024
 
 
 def measure_memory(kind, megabytes):
-    """Return how much more memory saving needs than training, as a process of its own."""
+    """Return how much memory saving needs, in a process of its own."""
     command = [sys.executable, __file__, "--megabytes", str(megabytes), "--memory-of"]
     done = subprocess.run([*command, kind], capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
@@ -93,9 +102,7 @@ def main():
         folder = Path(name)
         if args.memory_of:
             save = train_once(folder, HOOKS[args.memory_of], args.megabytes)
-            before = peak_megabytes()
-            save()
-            print(peak_megabytes() - before)
+            print(memory_of(save))
             return
         forms = {
             kind: train_once(folder / kind, hook, args.megabytes)

@@ -208,7 +208,7 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
             )
             barrier()
             if self._local and is_main_process():
-                files.sync_files(path.with_name(written))
+                files.check_files(path.with_name(written))
                 files.put_in_place(path.with_name(written), path)
         self._meta = None
 
