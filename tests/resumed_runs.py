@@ -229,6 +229,10 @@ class RecordHook(Hook):
         self._die("save", runner.iter)
 
     def _die(self, moment: str, iteration: int) -> None:
+        words = os.environ.get("RESUMED_RUNS_DIE_AT", "").split()
+        if words:  # of a process that was not forked
+            RecordHook.die_at = words[0], int(words[1])
+            RecordHook.raised = signal.Signals(int(words[2]))
         if RecordHook.die_at == (moment, iteration):
             os.kill(os.getpid(), RecordHook.raised)
             if RecordHook.again:

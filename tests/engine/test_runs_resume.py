@@ -1,15 +1,20 @@
 """A run that is killed and resumed equals the one that was not, bit for bit."""
 
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import openmmlab_runs
 import pytest
 import resumed_runs as runs
 import torch
 
+ROOT = Path(__file__).parents[2]
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 WORKERS = {
     "train_dataloader__num_workers": 2,
@@ -183,7 +188,7 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
         die_at=("batch", 1), raised=TERM, prepare=send_another,
     )  # fmt: skip
     assert code == -TERM
-    assert "stopped by" not in said
+    assert "another ends at once" in said and "stopped by" not in said
     assert not list((folder / "twice").glob("*.pth"))
 
 
@@ -213,3 +218,59 @@ def test_a_moved_folder_goes_on_and_keeps_its_best(folder: Path) -> None:
     state = torch.load(pointed, weights_only=False)
     assert Path(state["message_hub"]["runtime_info"]["best_ckpt"]).parent == moved
     assert len(list(moved.glob("best_*.pth"))) == 1 and best.exists()
+
+
+THEIRS = {
+    "default_hooks__checkpoint__type": "mlp_backbones.SafeCheckpointHook",
+    "train_cfg__type": "mlp_backbones.ResumableEpochLoop",
+    "train_cfg__max_epochs": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("scope", "task"),
+    [
+        pytest.param("mmpretrain", "classification", marks=pytest.mark.slow),
+        pytest.param("mmdet", "detection", marks=pytest.mark.nightly),
+    ],
+)
+def test_the_tools_of_openmmlab_resume(scope: str, task: str, folder: Path) -> None:
+    config = runs.write_config(folder, task, f"their_{scope}", **THEIRS)
+    with config.open("a") as file:
+        file.write("custom_hooks.append(dict(type='mlp_backbones.SaveOnSignalHook'))\n")
+    train = [
+        sys.executable, "-m", "mlp_backbones", openmmlab_runs.tool(scope, "train.py"),
+        config, "--work-dir",
+    ]  # fmt: skip
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests"])),
+    }
+
+    def run(*words: object, die_at: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            list(map(str, [*train, *words])),
+            env={**environment, "RESUMED_RUNS_DIE_AT": die_at},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    work_dir = folder / f"their_{scope}"
+    ended = run(work_dir, die_at="iter 8 15")
+    assert ended.returncode == 128 + TERM, ended.stderr[-2000:]
+    assert "stopped by SIGTERM after iteration 9" in ended.stderr
+    damaged = work_dir / "interrupted_iter_99.pth"
+    damaged.write_bytes(b"cut")
+    ended = run(work_dir, "--resume")
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert f"as {damaged} cannot be resumed (it is damaged" in (
+        ended.stdout + ended.stderr
+    )
+    # no seed was given: the one that was drawn, once more and by our tool
+    state = torch.load(work_dir / "epoch_2.pth", weights_only=False)
+    whole = folder / f"their_{scope}_whole"
+    code, said = runs.run_forked(
+        config, "--work-dir", whole, "--seed", state["meta"]["seed"]
+    )
+    assert code == 0, said
+    check_equal(whole, work_dir)

@@ -103,7 +103,8 @@ class SaveOnSignalHook(Hook):
             os.kill(os.getpid(), number)
         self._received = number
         name = signal.Signals(number).name
-        sys.stderr.write(f"{name}: saving after this step; a second one ends at once\n")
+        # not by sys.stderr, which the signal may have interrupted
+        os.write(2, f"{name}: saving after this step; another ends at once\n".encode())
 
     def _agree(self) -> int:
         """Return the signal that any process has received, 0 if none has."""
