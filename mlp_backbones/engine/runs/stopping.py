@@ -49,8 +49,7 @@ class SaveOnSignalHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Leave the signals to who had them before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._end()
 
     def after_train_iter(
         self,
@@ -97,6 +96,12 @@ class SaveOnSignalHook(Hook):
         if self._before and (number := self._agree()):
             self._stop(runner, number, {"epoch": runner.epoch, "iter": runner.iter})
 
+    def _end(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        self._group = None  # its threads must end before the process does
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received:
             signal.signal(number, signal.SIG_DFL)
@@ -135,6 +140,7 @@ class SaveOnSignalHook(Hook):
                 f"stopped by {name} after iteration {iteration}, {saved}; the same "
                 "command with --resume goes on\n"
             )
+        self._end()
         raise StoppedBySignal(128 + number)
 
 
