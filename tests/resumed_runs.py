@@ -180,7 +180,10 @@ def write_config(folder: Path, task: str, name: str = "", **settings: Any) -> Pa
 
     config = Config.fromfile(base)
     config.merge_from_dict(
-        {key.replace("__", "."): value for key, value in settings.items()}
+        {
+            key.replace("__", "."): copy.deepcopy(value)
+            for key, value in settings.items()
+        }
     )
     config._cfg_dict.pop("backbone", None)
     file = folder / f"{name or task}.py"
@@ -195,6 +198,7 @@ class RecordHook(Hook):
     priority = "VERY_LOW"
     die_at: tuple[str, int] | None = None
     raised = signal.SIGKILL
+    again = False  # a second time, after the first signal was noticed
 
     def _note(self, runner: Any, **words: Any) -> None:
         rank = os.environ.get("RANK", "0")
@@ -225,8 +229,14 @@ class RecordHook(Hook):
         self._die("save", runner.iter)
 
     def _die(self, moment: str, iteration: int) -> None:
+        words = os.environ.get("RESUMED_RUNS_DIE_AT", "").split()
+        if words:  # of a process that was not forked
+            RecordHook.die_at = words[0], int(words[1])
+            RecordHook.raised = signal.Signals(int(words[2]))
         if RecordHook.die_at == (moment, iteration):
             os.kill(os.getpid(), RecordHook.raised)
+            if RecordHook.again:
+                os.kill(os.getpid(), RecordHook.raised)
 
 
 def digest(content: Any) -> str:
@@ -255,50 +265,83 @@ def digest(content: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def run_forked(
+def start_forked(
     *arguments: object,
     die_at: tuple[str, int] | None = None,
     raised: int = signal.SIGKILL,
     prepare: Callable[[], object] = lambda: None,
-) -> tuple[int, str]:
+) -> tuple[int, int]:
+    """Start tools/train.py's work in a forked process; see `run_forked`.
+
+    Returns:
+        Its id, and a pipe with all that it writes.
+    """
+    read, write = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(write)
+        return child, read
+    code = 99
+    try:
+        os.close(read)
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        RecordHook.die_at, RecordHook.raised = die_at, raised
+        prepare()
+        args = train_parser().parse_args(list(map(str, arguments)))
+        code = run_tool(lambda: train(args), "train.py", False, current_log_dir)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 98
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait_for(child: int, pipe: int) -> tuple[int, str]:
+    """Wait for a forked process; see `run_forked`."""
+    with open(pipe, encoding="utf-8", errors="replace") as text:
+        said = text.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+
+
+def run_forked(*arguments: object, **options: Any) -> tuple[int, str]:
     """Run tools/train.py's work in a forked process.
 
     Args:
         arguments: The command line.
-        die_at: Moment and iteration in which the process gets a signal.
-        raised: That signal.
-        prepare: Called in the forked process before.
+        options: ``die_at``, moment and iteration in which the process gets a signal;
+            ``raised``, that signal; ``prepare``, called in the process before.
 
     Returns:
         The exit code, negative for a signal that ended it, and all that it wrote.
     """
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            os.close(read)
-            os.dup2(write, 1)
-            os.dup2(write, 2)
-            sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-            RecordHook.die_at, RecordHook.raised = die_at, raised
-            prepare()
-            args = train_parser().parse_args(list(map(str, arguments)))
-            code = run_tool(lambda: train(args), "train.py", False, current_log_dir)
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 98
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    os.close(write)
-    with open(read, encoding="utf-8", errors="replace") as pipe:
-        said = pipe.read()
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status), said
+    return wait_for(*start_forked(*arguments, **options))
+
+
+def run_two(port: int, *arguments: object, **options: Any) -> list[tuple[int, str]]:
+    """Run two processes that train together, as torchrun would start them.
+
+    Only the second gets the signal of ``die_at``.
+    """
+
+    def environment(rank: int) -> Callable[[], None]:
+        return lambda: os.environ.update(
+            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        )  # fmt: skip
+
+    arguments = (*arguments, "--launcher", "pytorch")
+    first = start_forked(*arguments, prepare=environment(0))
+    second = start_forked(*arguments, prepare=environment(1), **options)
+    ends = [wait_for(*second)]
+    if ends[0][0] < 0:  # as torchrun does when one has died
+        os.kill(first[0], signal.SIGKILL)
+    return [wait_for(*first), *ends]
 
 
 def records(work_dir: Path, rank: int = 0) -> dict[int, dict[str, Any]]:

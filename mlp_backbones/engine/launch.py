@@ -24,7 +24,7 @@ from mlp_backbones.engine.config import (
 )
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.runs.lock import lock_work_dir
-from mlp_backbones.engine.runs.prepare import accidents_in_one_line, make_resumable
+from mlp_backbones.engine.runs.prepare import make_resumable, run_training
 from mlp_backbones.engine.runs.resume import resolve_resume
 from mlp_backbones.engine.tta import set_test_time_augmentation
 from mlp_backbones.engine.vis import add_vis_backends
@@ -45,9 +45,10 @@ def train(args: Namespace) -> None:
     config = prepare_training(args)
     if args.dry_run:
         return
-    with accidents_in_one_line(config.work_dir):
-        build_runner(config).train()
+    code = run_training(lambda: build_runner(config).train(), config.work_dir)
     _end_process_group()
+    if code:
+        raise SystemExit(code)
 
 
 def prepare_training(args: Namespace) -> Config:

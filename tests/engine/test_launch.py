@@ -191,14 +191,18 @@ def test_amp_keeps_its_hands_off_foreign_wrappers(tiny, tmp_path):
 
 
 def test_checkpoints_of_an_earlier_run_are_kept(tiny, tmp_path):
-    (tmp_path / "iter_2.pth").write_text("first")
+    state = {"state_dict": {"weight": torch.zeros(1)}, "optimizer": {}}
+    torch.save({**state, "meta": {"iter": 2, "epoch": 0}}, tmp_path / "iter_2.pth")
+    first = (tmp_path / "iter_2.pth").read_bytes()
     (tmp_path / "last_checkpoint").write_text("iter_2.pth")
     prepare(tiny, tmp_path, "--dry-run")
+    config = prepare(tiny, tmp_path, "--resume")
+    assert config.load_from == str(tmp_path / "iter_2.pth")
     assert (tmp_path / "iter_2.pth").exists()
     prepare(tiny, tmp_path)
     assert not list(tmp_path.glob("*.pth"))
     (kept,) = tmp_path.glob("earlier_runs/*/iter_2.pth")
-    assert kept.read_text() == "first"
+    assert kept.read_bytes() == first
 
 
 def test_a_run_may_not_replace_what_it_starts_from(tiny, tmp_path):

@@ -1,4 +1,4 @@
-"""At any instant a good checkpoint exists: kills and errors at bytes and calls."""
+"""At any instant a good checkpoint exists: faults at all bytes and system calls."""
 
 import errno
 import os

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mmengine
+from mmengine.config import Config
 from mmengine.dist import barrier, is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.runs import accumulation, files
+from mlp_backbones.engine.runs.lock import lock_work_dir
+from mlp_backbones.engine.runs.resume import resolve_resume
 from mlp_backbones.registry import HOOKS
 
 _UNWRITABLE = "choose a --work-dir that can be written"
@@ -48,10 +51,33 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
         UserError: If a checkpoint cannot be saved, naming file and reason.
     """
 
+    file_backend: Any
+    best_ckpt_path: str | None
     _gradients: list[dict[str, Tensor]] | None = None  # to be restored
     _meta: dict[str, int] | None = None  # of the checkpoint that is being saved
     saved: Path | None = None  # the latest that can be resumed
     saved_iter = -1
+
+    def before_run(self, runner: Any) -> None:
+        """Do for other tools what ours does before anything is built.
+
+        No second run may use the work folder, and a run that resumes by itself takes
+        the newest good checkpoint.
+        """
+        if runner._train_loop is None or isinstance(runner._train_loop, dict):
+            return  # a test or a validation
+        if is_main_process():
+            lock_work_dir(Path(runner.work_dir))
+        if runner._resume is True and runner._load_from is None:
+            found = Config(
+                {
+                    "work_dir": runner.work_dir,
+                    "resume": True,
+                    "default_hooks": {"checkpoint": {"out_dir": self.out_dir}},
+                }
+            )
+            resolve_resume(found, first_process=is_main_process())
+            runner._resume, runner._load_from = found.resume, found.get("load_from")
 
     def before_train(self, runner: Any) -> None:
         """Look where to save; forget what a killed run has left unfinished."""
@@ -206,7 +232,7 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
             )
             barrier()
             if self._local and is_main_process():
-                files.sync_files(path.with_name(written))
+                files.check_files(path.with_name(written))
                 files.put_in_place(path.with_name(written), path)
         self._meta = None
 

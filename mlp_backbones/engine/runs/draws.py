@@ -116,7 +116,8 @@ class PlacedBatchSampler(BatchSampler):
             seed: The seed of the run.
         """
         self.seed = seed
-        for sampler in (self.sampler, self.inner):
+        samplers: tuple[Any, ...] = (self.sampler, self.inner)
+        for sampler in samplers:
             if getattr(sampler, "seed", None) == built_with:
                 sampler.seed = seed
 
@@ -198,14 +199,14 @@ def place_batches(loader: dict[str, Any]) -> dict[str, Any]:
     return placed
 
 
-def seed_samples(dataset: Dataset[Any]) -> None:
+def seed_samples(dataset: Any) -> None:
     """Let a data set seed the generators before it makes a sample.
 
     ``__getitems__`` is the method that torch asks for a whole batch. It is set on the
     object, not by a wrapper: hooks exchange the pipeline of the object they find.
     """
     try:
-        dataset.__getitems__ = partial(make_samples, dataset)  # type: ignore
+        dataset.__getitems__ = partial(make_samples, dataset)
     except AttributeError:
         if not isinstance(dataset, (list, tuple)):  # those draw nothing
             raise

@@ -4,6 +4,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,11 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         with unfinished.open("wb") as file:
             _write(file, write)
             file.flush()
-            os.fsync(file.fileno())
+            with ThreadPoolExecutor(1) as pool:  # the disk is slow, checksums are too
+                synced = pool.submit(os.fsync, file.fileno())
+                if path.suffix == ".pth":
+                    verify(unfinished)
+                synced.result()
         put_in_place(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -41,23 +46,18 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def put_in_place(unfinished: Path, path: Path) -> None:
-    """Verify a file that has been written and give it its final name.
+    """Give a file or a folder that is complete and verified its final name.
 
     Raises:
-        DamagedFileError: If it is not what was written.
         OSError: If the disk or the folder refuses.
     """
     if unfinished.is_dir():  # a sharded checkpoint, one file for each process
-        for part in unfinished.iterdir():
-            verify(part)
         before = path.with_name(f".{path.name}.before")
         if path.exists():
             os.replace(path, before)
         os.replace(unfinished, path)
         shutil.rmtree(before, ignore_errors=True)
     else:
-        if path.suffix == ".pth":
-            verify(unfinished)
         os.replace(unfinished, path)
     sync_folder(path.parent)
 
@@ -91,11 +91,17 @@ def verify(path: Path) -> None:
         raise DamagedFileError(f"{path} is damaged: {damaged} has another checksum")
 
 
-def sync_files(path: Path) -> None:
-    """Wait until a file or a folder that others have written is on the disk."""
+def check_files(path: Path) -> None:
+    """Bring to the disk and verify what others have written: a file or a folder.
+
+    Raises:
+        DamagedFileError: If a file is not what was written.
+        OSError: If the disk refuses.
+    """
     for file in path.iterdir() if path.is_dir() else [path]:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
+        verify(file)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Making a config's training one that can be killed and resumed."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.runs.checkpoint_hook import DISK_FAULTS, describe_disk_fault
+from mlp_backbones.engine.runs.stopping import StoppedBySignal
 
 LOOPS = {
     "EpochBasedTrainLoop": "mlp_backbones.ResumableEpochLoop",
@@ -64,6 +65,27 @@ def _bare(kind: Any) -> str:
     """Return the name of a type of MMEngine's without its scope."""
     name = kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
     return name.removeprefix("mmengine.")
+
+
+def run_training(train: Callable[[], object], work_dir: str) -> int:
+    """Train until the end or a signal.
+
+    Args:
+        train: Builds the runner and trains.
+        work_dir: The work folder.
+
+    Returns:
+        The exit code: 0, or 128 plus the number of the signal.
+
+    Raises:
+        UserError: As :func:`accidents_in_one_line` does.
+    """
+    try:
+        with accidents_in_one_line(work_dir):
+            train()
+    except StoppedBySignal as stopped:
+        return int(stopped.code or 0)
+    return 0
 
 
 @contextmanager

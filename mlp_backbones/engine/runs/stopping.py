@@ -49,8 +49,7 @@ class SaveOnSignalHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Leave the signals to who had them before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._end()
 
     def after_train_iter(
         self,
@@ -97,13 +96,20 @@ class SaveOnSignalHook(Hook):
         if self._before and (number := self._agree()):
             self._stop(runner, number, {"epoch": runner.epoch, "iter": runner.iter})
 
+    def _end(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        self._group = None  # its threads must end before the process does
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._received:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._received = number
         name = signal.Signals(number).name
-        sys.stderr.write(f"{name}: saving after this step; a second one ends at once\n")
+        # not by sys.stderr, which the signal may have interrupted
+        os.write(2, f"{name}: saving after this step; another ends at once\n".encode())
 
     def _agree(self) -> int:
         """Return the signal that any process has received, 0 if none has."""
@@ -134,6 +140,7 @@ class SaveOnSignalHook(Hook):
                 f"stopped by {name} after iteration {iteration}, {saved}; the same "
                 "command with --resume goes on\n"
             )
+        self._end()
         raise StoppedBySignal(128 + number)
 
 
