@@ -69,7 +69,7 @@ def load_from_ceph(filename: str, map_location: Any = None) -> Any:
 
 def load_from_pavi(filename: str, map_location: Any = None) -> Any:
     """Read a file of Pavi's model cloud."""
-    from pavi import modelcloud
+    from pavi import modelcloud  # type: ignore[import-not-found]
 
     model = modelcloud.get(filename.removeprefix("pavi://"))
     with TemporaryDirectory() as folder:

@@ -71,7 +71,7 @@ def make_inferencer(
         known = meta.get("classes") or meta.get("CLASSES")
         if classes is None and not known:
             classes = _configured_classes(config, number)
-        names = known if classes is None else classes
+        names: Sequence[str] = known if classes is None else classes
         if number is not None and len(names) != number:
             source = "the argument classes" if names is classes else checkpoint
             raise UserError(

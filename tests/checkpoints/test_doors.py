@@ -22,6 +22,7 @@ from toy_runs import Toy
 from mlp_backbones import safe_loading
 from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints import CheckpointError, loaders, read_checkpoint
+from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.hooks import StrictLoadHook
 from mlp_backbones.engine.publish import publish_checkpoint
 
@@ -234,7 +235,7 @@ def test_own_backbones_and_tools(trap: str, tmp_path: Path, marker: Path) -> Non
     _assert_refused(lambda: build_model(config, device="cpu", init=True), marker)
     config.model.backbone.init_cfg = None
     _assert_refused(lambda: build_model(config, device="cpu", checkpoint=trap), marker)
-    with pytest.raises(ValueError, match="plain data"):
+    with pytest.raises(UserError, match="plain data"):
         publish_checkpoint(Path(trap), tmp_path / "published.pth")
     assert not marker.exists()
 
