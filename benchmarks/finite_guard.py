@@ -27,7 +27,7 @@ from mlp_backbones.engine.finite_guard import FiniteGuardHook
 from mlp_backbones.testing.configs import build_optimizer, make_batch, shrink_config
 
 CASES = {
-    "classification": ("cyclemlp/cyclemlp-b1_8xb128_in1k.py", 2, 224),
+    "classification": ("cyclemlp/cyclemlp-b1_8xb128_in1k.py", 8, 224),
     "detection": ("cyclemlp/retinanet_cyclemlp-b1_fpn_8xb2-1x_coco.py", 2, 256),
     "segmentation": ("cyclemlp/fpn_cyclemlp-b1_8xb4-40k_ade20k-512x512.py", 2, 256),
 }
