@@ -15,6 +15,7 @@ from mlp_backbones.checkpoints.compare import (
     compare_state_dicts,
     find_state_dict,
 )
+from mlp_backbones.checkpoints.plain import check_finite
 
 __all__ = ["build_model", "count_parameters"]
 
@@ -41,6 +42,7 @@ def build_model(
 
     Raises:
         CheckpointMismatchError: If the weights do not fit.
+        CheckpointError: If a file cannot be read, or weights are NaN or infinite.
         ValueError: If a model without memory should have weights.
     """
     if device == "meta" and (init or checkpoint is not None):
@@ -65,6 +67,7 @@ def build_model(
         mismatches = compare_state_dicts(model, loaded)
         if mismatches:
             raise CheckpointMismatchError(mismatches.describe(checkpoint))
+        check_finite(find_state_dict(loaded), checkpoint)
         load_state_dict(model, find_state_dict(loaded), strict=True)
     return model
 

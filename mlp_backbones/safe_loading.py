@@ -95,7 +95,7 @@ class Finder:
 def install() -> None:
     """Arrange for safe loading; a second call changes nothing."""
     if Finder not in sys.meta_path:
-        sys.meta_path.insert(0, Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Finder)
         if LOADER in sys.modules:
             with _with_safe_loaders(sys.modules[LOADER]):
                 pass

@@ -35,10 +35,10 @@ def run(tmp_path, model, hooks, max_iters=6, save_every=2, **options):
         "batch_size": 2,
         "sampler": {"type": "InfiniteSampler"},
     }
+    options.setdefault("train_dataloader", loader)
     runner = Runner(
         model,
         str(tmp_path),
-        train_dataloader=loader,
         train_cfg={"by_epoch": False, "max_iters": max_iters},
         optim_wrapper={"optimizer": {"type": "SGD", "lr": 0.125}},
         default_hooks={

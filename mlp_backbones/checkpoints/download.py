@@ -3,8 +3,10 @@
 import datetime
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -99,8 +101,8 @@ def _read_cached(
                 if not isinstance(error.__cause__, DamagedFileError):
                     raise
         print_log(f"{file} is damaged and is downloaded anew", "current")
-        file.unlink()
     try:
+        file.unlink(missing_ok=True)
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(file), hash_prefix=expected)
     except Exception as error:
@@ -139,7 +141,16 @@ def _read_and_record(
             "current",
             level=logging.WARNING,
         )
-        record.write_text(f"{digest}  {file.name}\n")  # as sha256sum -c reads it
+        unfinished = record.with_name(f"{record.name}.{os.getpid()}.partial")
+        try:
+            unfinished.write_text(
+                f"{digest}  {file.name}\n"
+            )  # as sha256sum -c reads it
+            unfinished.replace(record)
+        except OSError as error:  # a cache that others have filled
+            print_log(f"{record} cannot be written: {error}", "current")
+            with suppress(OSError):
+                unfinished.unlink()
     return content
 
 

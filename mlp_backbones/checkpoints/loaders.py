@@ -17,6 +17,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
+from mlp_backbones.checkpoints.config_text import drop_code
 from mlp_backbones.checkpoints.plain import restore_histories
 from mlp_backbones.checkpoints.read import describe_fault, read_content
 from mlp_backbones.checkpoints.torch_file import CheckpointError, read_torch_file
@@ -26,12 +27,12 @@ __all__ = ["load_safely"]
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
     """Read a file."""
-    return _finish(read_content(filename), map_location)
+    return _finish(read_content(filename), filename, map_location)
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
     """Read the file of an http(s) address."""
-    return _finish(read_content(filename), map_location)
+    return _finish(read_content(filename), filename, map_location)
 
 
 def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
@@ -64,12 +65,12 @@ def load_from_ceph(filename: str, map_location: Any = None) -> Any:
         content = read_torch_file(io.BytesIO(backend.get(filename)))
     except ValueError as error:
         raise CheckpointError(describe_fault(filename, error)) from error
-    return _finish(content, map_location)
+    return _finish(content, filename, map_location)
 
 
 def load_from_pavi(filename: str, map_location: Any = None) -> Any:
     """Read a file of Pavi's model cloud."""
-    from pavi import modelcloud
+    from pavi import modelcloud  # type: ignore[import-not-found]
 
     model = modelcloud.get(filename.removeprefix("pavi://"))
     with TemporaryDirectory() as folder:
@@ -122,7 +123,8 @@ def _look_up(address: str, urls: Mapping[str, str]) -> str:
     return urls[name]
 
 
-def _finish(content: Any, map_location: Any) -> Any:
+def _finish(content: Any, filename: str, map_location: Any) -> Any:
+    drop_code(content, filename)
     restore_histories(content)
     if isinstance(map_location, str | torch.device):
         return _moved(content, torch.device(map_location))

@@ -63,7 +63,7 @@ def _plain(value: Any, name: str) -> Any:
         return tuple(items) if isinstance(value, tuple) else items
     for kind in (bool, int, float, str, bytes):  # of a class of their own
         if isinstance(value, kind):
-            return kind(value)
+            return kind(value)  # type: ignore[arg-type]
     if isinstance(value, PurePath):
         return str(value)
     print_log(

@@ -367,6 +367,12 @@ def _empty_mapping(*_: Any) -> "OrderedDict[Any, Any]":
     return OrderedDict()
 
 
+def _mapping(*content: Any) -> "OrderedDict[Any, Any]":
+    """Build a mapping, as which one of MMEngine's comes back."""
+    items = [item for item in content if isinstance(item, Mapping)]
+    return OrderedDict(items[0] if items else {})
+
+
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     """Build bytes, as pickles of Python 2's form do."""
     if encoding not in ("latin1", "ascii", "utf-8"):
@@ -542,6 +548,7 @@ def _table() -> Iterator[tuple[str, Any]]:
         # Official scripts store their configuration beside the weights, those in the
         # manner of Swin as one of yacs; MMEngine stores histories and their methods.
         "yacs.config.CfgNode": _empty_mapping,
+        "mmengine.config.config.ConfigDict": _mapping,
         "mmengine.logging.history_buffer.HistoryBuffer": lambda: History(),
         "builtins.getattr": _nothing,
     }

@@ -68,7 +68,7 @@ class FiniteGuardHook(Hook):
         self._undo.append(model.register_forward_hook(self._note_losses).remove)
         for wrapper in _wrappers_of(runner):
             step = wrapper.step
-            wrapper.step = functools.wraps(step)(  # type: ignore[method-assign]
+            wrapper.step = functools.wraps(step)(
                 functools.partial(self._step, runner, wrapper, step)
             )
             self._undo.append(functools.partial(vars(wrapper).pop, "step"))

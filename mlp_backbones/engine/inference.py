@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement
 
 from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
+from mlp_backbones.checkpoints.plain import check_finite
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.pictures import PictureFolder, draw_sample, make_visualizer
@@ -48,7 +49,8 @@ def make_inferencer(
 
     Raises:
         UserError: If the checkpoint is missing, unreadable, more than plain data, or
-            does not fit; if there is no such device; if the number of names, given or
+            does not fit; if a weight is NaN or infinite (a ``CheckpointError``); if
+            there is no such device; if the number of names, given or
             the checkpoint's, is not the number of classes.
     """
     if config.get("test_dataloader") is None:
@@ -71,7 +73,7 @@ def make_inferencer(
         known = meta.get("classes") or meta.get("CLASSES")
         if classes is None and not known:
             classes = _configured_classes(config, number)
-        names = known if classes is None else classes
+        names: Sequence[str] = known if classes is None else classes
         if number is not None and len(names) != number:
             source = "the argument classes" if names is classes else checkpoint
             raise UserError(
@@ -103,6 +105,7 @@ def _check_weights(config: Config, checkpoint: str) -> dict[str, Any]:
         if not any(name.startswith("backbone.") for name in find_state_dict(loaded)):
             message += "; it holds no whole model, as tools/train.py writes it"
         raise UserError(message, exit_code=1)
+    check_finite(find_state_dict(loaded), checkpoint)
     return loaded.get("meta", {})
 
 

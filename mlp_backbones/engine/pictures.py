@@ -13,8 +13,6 @@ from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import Visualizer
 from numpy.typing import NDArray
 
-from mlp_backbones.datasets.checks import DataError
-from mlp_backbones.datasets.transforms import LoadImage
 from mlp_backbones.engine.errors import UserError
 
 VISUALIZER_TYPES = {
@@ -182,6 +180,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         UserError: If a path does not exist, a file is no image that can be read, or a
             folder holds none.
     """
+    from mlp_backbones.datasets.checks import DataError
+    from mlp_backbones.datasets.transforms import LoadImage  # needs mmcv
+
     images: dict[Path, None] = {}
     for path in paths:
         found = [path]

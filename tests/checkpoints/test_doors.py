@@ -1,5 +1,6 @@
 """Every door that a checkpoint comes through: nothing that a file holds is run."""
 
+import contextlib
 import importlib.util
 import pickle
 import sys
@@ -11,6 +12,7 @@ import mmengine.runner
 import numpy as np
 import pytest
 import torch
+from mmdet.apis import DetInferencer
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
@@ -22,6 +24,7 @@ from toy_runs import Toy
 from mlp_backbones import safe_loading
 from mlp_backbones.building import build_model
 from mlp_backbones.checkpoints import CheckpointError, loaders, read_checkpoint
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.hooks import StrictLoadHook
 from mlp_backbones.engine.publish import publish_checkpoint
@@ -244,6 +247,83 @@ def test_bare_modules(trap: str, marker: Path) -> None:
     module = BaseModule(init_cfg=_pretrained(trap))
     with DefaultScope.overwrite_default_scope("mmengine"):
         _assert_refused(module.init_weights, marker)
+
+
+# ---------------------------------------------------------------- configs in a file
+
+
+def _with_config(text: str, place: str, file: Path) -> str:
+    content: dict[str, Any] = {
+        "state_dict": Toy().state_dict(),
+        "meta": {"epoch": 0, "iter": 1},
+        "message_hub": {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}},
+        "optimizer": torch.optim.SGD(Toy().parameters(), lr=0.1).state_dict(),
+    }
+    node = content["message_hub"]["runtime_info"] if place == "hub" else content["meta"]
+    node["config" if place == "config" else "cfg"] = text
+    torch.save(content, file)
+    return str(file)
+
+
+CODE = [
+    "open({marker!r}, 'w')",
+    "a = open({marker!r}, 'w')",
+    "a = dict(b=[open({marker!r}, 'w')])",
+    "a = [open({marker!r}, 'w') for _ in range(1)]",
+    "import os\nos.mknod({marker!r})",
+    "a = {{'b': (1, open({marker!r}, 'w'))}}",
+    "a = -open({marker!r}, 'w')",
+    "def f(x=open({marker!r}, 'w')): pass",
+    "a = 1 if open({marker!r}, 'w') else 2",
+    'a = f"""{{open({marker!r}, 1 * "w")}}"""',
+    "a = dict(**open({marker!r}, 'w'))",
+    "a = 1\na += open({marker!r}, 'w')",
+]
+
+
+@pytest.mark.parametrize("place", ["config", "cfg", "hub"])
+def test_configs_in_a_file_are_not_run(
+    tmp_path: Path, marker: Path, place: str
+) -> None:
+    for number, template in enumerate(CODE):
+        text = template.format(marker=str(marker))
+        with contextlib.suppress(Exception):
+            Config.fromstring(text, ".py")
+        assert marker.exists(), f"the trap works: {text}"
+        marker.unlink()
+        file = _with_config(text, place, tmp_path / f"{number}.pth")
+        with pytest.raises((KeyError, ValueError, AssertionError)):
+            DetInferencer(weights=file, device="cpu")
+        assert not marker.exists(), text
+    _runner(tmp_path, load_from=file, resume=True).train()
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "_base_ = 'other.py'",
+        "a = '{{$UNSET:x}}'",
+        "a = '{{ fileDirname }}'",
+        "a = b",
+        "a = dict",
+        "a = (",
+        "a = " + "(" * 5000,
+    ],
+)
+def test_texts_that_reach_beyond_themselves(text: str, tmp_path: Path) -> None:
+    file = _with_config(text, "cfg", tmp_path / "a.pth")
+    assert "cfg" not in CheckpointLoader.load_checkpoint(file)["meta"]
+
+
+def test_plain_configs_in_a_file_stay(tmp_path: Path) -> None:
+    config = Config.fromfile(
+        config_dir() / "cyclemlp/mask-rcnn_cyclemlp-mini_fpn_1xb8-6e_digit-scenes.py"
+    )
+    config.odd = {"a.b": -1.5e-3, "c": [(), None, {1, 2}], "d": float("inf")}
+    file = _with_config(config.pretty_text, "cfg", tmp_path / "a.pth")
+    kept = CheckpointLoader.load_checkpoint(file)["meta"]["cfg"]
+    assert kept == config.pretty_text
 
 
 # --------------------------------------------------------------- whoever comes first

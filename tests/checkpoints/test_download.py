@@ -183,3 +183,17 @@ def test_a_cache_that_cannot_be_written(server, cache, tmp_path) -> None:
     server.files["/a.pth"], _ = weights(1.0, tmp_path)
     with pytest.raises(CheckpointError, match="cannot download"):
         read_checkpoint(server.address("a.pth"))
+
+
+def test_a_cache_that_others_have_filled(server, cache, tmp_path, said) -> None:
+    """Where no record can be written, the weights are used all the same."""
+    server.files["/a.pth"], _ = weights(1.0, tmp_path)
+    address = server.address("a.pth")
+    read_checkpoint(address)
+    file, record = sorted(cache.iterdir())
+    record.unlink()
+    record.mkdir()
+    said.clear()
+    assert torch.equal(read_checkpoint(address)["a"], torch.ones(100))
+    assert "unverified" in said[0] and "cannot be written" in said[1]
+    assert sorted(cache.iterdir()) == [file, record]

@@ -89,6 +89,13 @@ def test_histories_as_mmengine_writes_them(tmp_path, legacy):
         CheckpointLoader.load_checkpoint(str(file))
 
 
+def test_configs_in_a_file_are_mappings(tmp_path):
+    config = ConfigDict(a=[ConfigDict(b=(1, "x"))], c=ConfigDict())
+    torch.save({"meta": {"dataset_meta": config}}, tmp_path / "a.pth")
+    loaded = CheckpointLoader.load_checkpoint(str(tmp_path / "a.pth"))
+    assert loaded["meta"]["dataset_meta"] == {"a": [{"b": (1, "x")}], "c": {}}
+
+
 def test_devices(tmp_path):
     tied = torch.ones(2)
     weights = OrderedDict(a=tied, b=(tied, [nn.Parameter(tied)]))

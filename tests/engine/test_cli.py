@@ -12,8 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.model import BaseModel
 from torch.utils.data import DataLoader, Dataset
+from toy_runs import run
 
+from mlp_backbones.checkpoints import read_checkpoint
 from mlp_backbones.datasets.checks import DataError
 from mlp_backbones.engine import cli
 from mlp_backbones.engine.cli import run_tool
@@ -187,6 +190,42 @@ def test_want_of_memory(where, capsys):
         assert remedy in line
     if where in ("CUDA", "torch on the CPU"):
         assert "tried to allocate" in line
+
+
+class Greedy(BaseModel):
+    """Wants more memory than there is from the third step on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 1)
+        self.calls = 0
+
+    def forward(self, inputs, data_samples=None, mode="tensor"):
+        self.calls += 1
+        if self.calls == 3:
+            allocate_too_much()
+        return {"loss": self.layer(torch.stack(list(inputs))).square().mean()}
+
+
+def test_want_of_memory_in_a_training(tmp_path, capsys):
+    images = [{"inputs": torch.ones(3, 16, 8)}] * 4
+    loader = {
+        "dataset": images,
+        "batch_size": 2,
+        "sampler": {"type": "InfiniteSampler"},
+    }
+
+    def train():
+        run(tmp_path, Greedy(), [], train_dataloader=loader)
+
+    assert run_tool(train, "train.py", traceback_dir=lambda: tmp_path) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "with a batch of 2 images of 8 x 16 pixels (tried to allocate 1152" in line
+    assert "forward" in (tmp_path / "traceback.txt").read_text()
+    assert read_checkpoint(tmp_path / "iter_2.pth").keys() == {
+        "layer.weight",
+        "layer.bias",
+    }
 
 
 @pytest.mark.parametrize(
