@@ -113,5 +113,6 @@ def _describe_worker(message: str) -> str:
         )
     return (
         f"{name} was killed, as systems do that run out of memory: lower num_workers "
-        "or prefetch_factor of the dataloader. Checkpoints written before are intact"
+        "or prefetch_factor of the dataloader. Checkpoints written before are intact; "
+        "in training, --resume goes on from the last"
     )

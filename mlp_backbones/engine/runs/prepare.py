@@ -1,6 +1,5 @@
 """Making a config's training one that can be killed and resumed."""
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,8 +95,7 @@ def accidents_in_one_line(work_dir: str) -> Iterator[None]:
         work_dir: The work folder; other folders may be closed for other reasons.
 
     Raises:
-        UserError: If a data loading process was killed, or the disk is full or cannot
-            be written.
+        UserError: If the disk is full or cannot be written.
     """
     try:
         yield
@@ -107,13 +105,3 @@ def accidents_in_one_line(work_dir: str) -> Iterator[None]:
         if error.errno in DISK_FAULTS and ours:
             raise UserError(describe_disk_fault(error, path), 1) from error
         raise
-    except RuntimeError as error:
-        killed = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\)", str(error))
-        if killed is None:
-            raise
-        raise UserError(
-            f"data loading process {killed[1]} was killed, as systems do that run out "
-            "of memory; lower train_dataloader.num_workers or prefetch_factor, then "
-            "--resume goes on from the last checkpoint, which is intact",
-            1,
-        ) from error
