@@ -12,6 +12,7 @@ import pytest
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from mlp_backbones.datasets.checks import DataError
@@ -436,3 +437,20 @@ def test_a_guarded_pipeline_names_what_an_evaluation_would_not(
     with pytest.raises(DataError) as caught:
         read_all(guarded)
     assert caught.value.line.startswith(f"{path}: label 40 matches no class")
+
+
+def test_the_first_odd_image_of_each_kind_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for path in paths[:2]:
+        Image.new("CMYK", (40, 40)).save(path)
+    Image.new("RGB", (40, 40)).save(paths[2], format="PNG")
+    Image.new("RGB", (40, 40)).save(paths[3])
+    warnings = _capture_warnings(monkeypatch)
+    load = ROOT_TRANSFORMS.build(dict(type="mlp_backbones.LoadImage"))
+    for path in paths:
+        load(dict(img_path=str(path)))
+    cmyk, name = warnings
+    assert cmyk.startswith(f"{paths[0]}: an image CMYK")
+    assert name.startswith(f"{paths[2]}: an image of another format than the name")

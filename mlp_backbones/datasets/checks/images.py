@@ -106,7 +106,7 @@ class ImageFacts:
             return
         suffix = os.path.splitext(path)[1].lower()
         if self.kind in _SUFFIXES and suffix not in _SUFFIXES[self.kind]:
-            yield f"of another format than their name says ({self.kind})"
+            yield f"of another format than the name says ({self.kind})"
         if self.mode in ("CMYK", "YCCK"):
             yield "CMYK, which the decoder turns into RGB without a colour profile"
         if self.bits > 8:
