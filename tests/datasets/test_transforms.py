@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
@@ -16,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mlp_backbones.datasets.checks import DataError
-from mlp_backbones.datasets.transforms import guard_pipeline
+from mlp_backbones.datasets.transforms import guard_pipelines
 
 SCOPES = ("mmdet", "mmseg", "mmpretrain")
 MakeConfig = Callable[..., dict]
@@ -426,7 +427,10 @@ def test_a_guarded_pipeline_names_what_an_evaluation_would_not(
         dict(type="mmseg.PackSegInputs"),
     ]
     path = own_scenes / "ade" / "annotations" / "validation" / "000003.png"
-    guarded = dict(config, pipeline=guard_pipeline(config["pipeline"], 11))
+    wrapped = dict(type="RepeatDataset", times=1, dataset=config)
+    whole = Config(dict(default_scope="mmseg", val_dataloader=dict(dataset=wrapped)))
+    guard_pipelines(whole, ("val", "test"))
+    guarded = whole.val_dataloader.dataset
     plain, ours = read_all(config), read_all(guarded)
     for one, two in zip(plain, ours, strict=True):
         assert (one["inputs"][0] == two["inputs"][0]).all()

@@ -202,7 +202,7 @@ def _uncollected() -> Iterator[None]:
 
 def unwrap(
     dataset: Mapping[str, Any], repeated: bool = False
-) -> Iterator[tuple[Mapping[str, Any], bool]]:
+) -> Iterator[tuple[Any, bool]]:
     """Yield the data sets inside wrappers, and whether one repeats their images."""
     kind = str(dataset.get("type", "")).rpartition(".")[2]
     repeated = repeated or (kind in _REPEATING and dataset.get("times", 2) > 1)
