@@ -212,6 +212,15 @@ def test_loader_and_evaluator_read_the_same_images(
     )
     assert "no image of" in problem_of(config, "test")
 
+    # the same names, but other objects
+    config = config_of(own_scenes)
+    config.test_dataloader.dataset.indices = 5
+    config.test_evaluator.ann_file = str(less)
+    assert not any("other boxes" in w for w in check_data(config, ("test",)).warnings)
+    edit(own_scenes, first(bbox=[1, 1, 9, 9]))
+    told = [w for w in check_data(config, ("test",)).warnings if "other boxes" in w]
+    assert len(told) == 1 and "1 of 5 images" in told[0] and str(less) in told[0]
+
     # other pictures under the same ids
     config = config_of(own_scenes)
     edit(own_scenes, lambda content: content["images"][1].update(file_name="x.jpg"))
