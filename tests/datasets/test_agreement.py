@@ -237,6 +237,20 @@ def test_data_sets_made_of_data_sets(own_scenes: Path, config_of: Callable) -> N
     assert "more than once" in problem_of(config, "test")
     config.test_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=inner)
     assert "more than once" in problem_of(config, "test")
+    train = dict(config.train_dataloader.dataset)
+    metrics = [
+        dict(config.test_evaluator, ann_file=str(own_scenes / "annotations" / name))
+        for name in ("instances_val.json", "instances_train.json")
+    ]
+    config.test_dataloader.dataset = dict(
+        type="ConcatDataset", datasets=[inner, dict(train, test_mode=True)]
+    )
+    config.test_evaluator = dict(
+        type="MultiDatasetsEvaluator", metrics=metrics, dataset_prefixes=["a", "b"]
+    )
+    assert len(check_data(config, ("test",)).datasets) == 2
+    config.test_evaluator.metrics = metrics[::-1]
+    assert "reads 6 images" in problem_of(config, "test")
     other = dict(inner, metainfo=dict(classes=NAMES[::-1]))
     config.train_dataloader.dataset = dict(
         type="ConcatDataset", datasets=[config.train_dataloader.dataset, other]
