@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmengine import fileio
+from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mlp_backbones.datasets.checks.data import classes_of, unwrap
 from mlp_backbones.datasets.checks.images import (
     ImageLoader,
     check_image_bytes,
@@ -25,7 +27,7 @@ from mlp_backbones.datasets.checks.report import DataError
 from mlp_backbones.datasets.checks.shapes import box_problem, mask_problem
 from mlp_backbones.registry import TRANSFORMS
 
-__all__ = ["CheckAnnotations", "LoadImage", "guard_pipeline"]
+__all__ = ["CheckAnnotations", "LoadImage", "guard_pipelines"]
 
 
 class _Skips:
@@ -342,18 +344,30 @@ def _stored_size(results: Mapping[str, Any]) -> tuple[int, int] | None:
     return None if shape is None else (shape[1], shape[0])
 
 
-def guard_pipeline(
-    pipeline: Sequence[Mapping[str, Any]], num_classes: int | None = None
-) -> list[Mapping[str, Any]]:
-    """Put this module's checks around the ordinary loaders of a pipeline.
+def guard_pipelines(config: Config, splits: Sequence[str]) -> None:
+    """Put this module's checks around the loaders of a config's own pipelines.
 
     What they load stays the same; a damaged image, or a label that matches no class, is
     then an error that names the file in an evaluation too.
 
     Args:
-        pipeline: Of a data set's config; it is not changed.
-        num_classes: Labels must be smaller; None leaves them unchecked.
+        config: With ``{split}_dataloader``; its pipelines are exchanged.
+        splits: 'train', 'val' or 'test'.
     """
+    for split in splits:
+        loader = config.get(f"{split}_dataloader")
+        if not loader or "dataset" not in loader:
+            continue
+        classes = classes_of(config, split)
+        number = len(classes.names) if classes else None
+        for dataset, _ in unwrap(loader["dataset"]):
+            if dataset.get("pipeline"):
+                dataset["pipeline"] = _guarded(dataset["pipeline"], number)
+
+
+def _guarded(
+    pipeline: Sequence[Mapping[str, Any]], num_classes: int | None
+) -> list[Mapping[str, Any]]:
     guarded: list[Mapping[str, Any]] = []
     for step in pipeline:
         if short_name(step) == "LoadImageFromFile":

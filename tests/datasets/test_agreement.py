@@ -212,6 +212,15 @@ def test_loader_and_evaluator_read_the_same_images(
     )
     assert "no image of" in problem_of(config, "test")
 
+    # the same names, but other objects
+    config = config_of(own_scenes)
+    config.test_dataloader.dataset.indices = 5
+    config.test_evaluator.ann_file = str(less)
+    assert not any("other boxes" in w for w in check_data(config, ("test",)).warnings)
+    edit(own_scenes, first(bbox=[1, 1, 9, 9]))
+    told = [w for w in check_data(config, ("test",)).warnings if "other boxes" in w]
+    assert len(told) == 1 and "1 of 5 images" in told[0] and str(less) in told[0]
+
     # other pictures under the same ids
     config = config_of(own_scenes)
     edit(own_scenes, lambda content: content["images"][1].update(file_name="x.jpg"))
@@ -228,6 +237,20 @@ def test_data_sets_made_of_data_sets(own_scenes: Path, config_of: Callable) -> N
     assert "more than once" in problem_of(config, "test")
     config.test_dataloader.dataset = dict(type="RepeatDataset", times=2, dataset=inner)
     assert "more than once" in problem_of(config, "test")
+    train = dict(config.train_dataloader.dataset)
+    metrics = [
+        dict(config.test_evaluator, ann_file=str(own_scenes / "annotations" / name))
+        for name in ("instances_val.json", "instances_train.json")
+    ]
+    config.test_dataloader.dataset = dict(
+        type="ConcatDataset", datasets=[inner, dict(train, test_mode=True)]
+    )
+    config.test_evaluator = dict(
+        type="MultiDatasetsEvaluator", metrics=metrics, dataset_prefixes=["a", "b"]
+    )
+    assert len(check_data(config, ("test",)).datasets) == 2
+    config.test_evaluator.metrics = metrics[::-1]
+    assert "reads 6 images" in problem_of(config, "test")
     other = dict(inner, metainfo=dict(classes=NAMES[::-1]))
     config.train_dataloader.dataset = dict(
         type="ConcatDataset", datasets=[config.train_dataloader.dataset, other]

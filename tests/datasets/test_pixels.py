@@ -135,7 +135,7 @@ def odd_images(root: Path) -> dict[str, str]:
         "of 16 bits": "000002.jpg",
         "EXIF orientation; if the annotations": "000003.jpg",
         "animated": "000004.jpg",
-        "of another format than their name says (PNG)": "000001.jpg",
+        "of another format than the name says (PNG)": "000001.jpg",
     }
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.registry import TRANSFORMS as ROOT_TRANSFORMS
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from mlp_backbones.datasets.checks import DataError
-from mlp_backbones.datasets.transforms import guard_pipeline
+from mlp_backbones.datasets.transforms import guard_pipelines
 
 SCOPES = ("mmdet", "mmseg", "mmpretrain")
 MakeConfig = Callable[..., dict]
@@ -425,7 +427,10 @@ def test_a_guarded_pipeline_names_what_an_evaluation_would_not(
         dict(type="mmseg.PackSegInputs"),
     ]
     path = own_scenes / "ade" / "annotations" / "validation" / "000003.png"
-    guarded = dict(config, pipeline=guard_pipeline(config["pipeline"], 11))
+    wrapped = dict(type="RepeatDataset", times=1, dataset=config)
+    whole = Config(dict(default_scope="mmseg", val_dataloader=dict(dataset=wrapped)))
+    guard_pipelines(whole, ("val", "test"))
+    guarded = whole.val_dataloader.dataset
     plain, ours = read_all(config), read_all(guarded)
     for one, two in zip(plain, ours, strict=True):
         assert (one["inputs"][0] == two["inputs"][0]).all()
@@ -436,3 +441,20 @@ def test_a_guarded_pipeline_names_what_an_evaluation_would_not(
     with pytest.raises(DataError) as caught:
         read_all(guarded)
     assert caught.value.line.startswith(f"{path}: label 40 matches no class")
+
+
+def test_the_first_odd_image_of_each_kind_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / f"{number}.jpg" for number in range(4)]
+    for path in paths[:2]:
+        Image.new("CMYK", (40, 40)).save(path)
+    Image.new("RGB", (40, 40)).save(paths[2], format="PNG")
+    Image.new("RGB", (40, 40)).save(paths[3])
+    warnings = _capture_warnings(monkeypatch)
+    load = ROOT_TRANSFORMS.build(dict(type="mlp_backbones.LoadImage"))
+    for path in paths:
+        load(dict(img_path=str(path)))
+    cmyk, name = warnings
+    assert cmyk.startswith(f"{paths[0]}: an image CMYK")
+    assert name.startswith(f"{paths[2]}: an image of another format than the name")

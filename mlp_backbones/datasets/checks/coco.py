@@ -120,6 +120,13 @@ class CocoFile:
         """Return the first ids of annotations, for a message."""
         return few([self.annotations[index].id for index in indices])
 
+    def objects(self) -> dict[Any, list[tuple[float, ...]]]:
+        """Return the boxes of each image, sorted, by image id."""
+        found: dict[Any, list[tuple[float, ...]]] = {one.id: [] for one in self.images}
+        for item in self.annotations:
+            found[item.image_id].append(tuple(item.bbox))
+        return {number: sorted(boxes) for number, boxes in found.items()}
+
     def wanted(self, classes: Collection[str]) -> np.ndarray:
         """Return which annotations belong to a class, (N,)."""
         known = {one.id for one in self.categories if one.name in classes}

@@ -202,7 +202,7 @@ def _uncollected() -> Iterator[None]:
 
 def unwrap(
     dataset: Mapping[str, Any], repeated: bool = False
-) -> Iterator[tuple[Mapping[str, Any], bool]]:
+) -> Iterator[tuple[Any, bool]]:
     """Yield the data sets inside wrappers, and whether one repeats their images."""
     kind = str(dataset.get("type", "")).rpartition(".")[2]
     repeated = repeated or (kind in _REPEATING and dataset.get("times", 2) > 1)
@@ -298,7 +298,7 @@ def _check_one(
     if backend not in _LOCAL_BACKENDS or "://" in root:
         warning = f"{split}: data on {root or backend} are not checked"
         return _unread(DatasetReport(split, kind, root or backend, 0, 0), warning)
-    if not hasattr(dataset, "metainfo"):
+    if not (hasattr(dataset, "metainfo") and hasattr(dataset, "full_init")):
         warning = f"{split}: {kind} is no data set of MMEngine's and is not checked"
         number = len(dataset) if hasattr(dataset, "__len__") else 0
         return _unread(DatasetReport(split, kind, kind, number, 0), warning)
@@ -538,7 +538,8 @@ def _check_unknown(dataset: Any, config: Mapping[str, Any], split: str) -> _Chec
     try:
         dataset.full_init()
         number = len(dataset)
-        entries = [dataset.get_data_info(i) for i in range(min(number, _MANY))]
+        found = (dataset.get_data_info(i) for i in range(min(number, _MANY)))
+        entries = [one for one in found if isinstance(one, Mapping)]
     except Exception as error:
         reason = " ".join(str(error).split())
         raise DataError(

@@ -146,6 +146,7 @@ def _check_coco_metric(
             by_id = bool(metric.get("sort_categories"))
             file.check_classes(names, data.classes.source, by_id)
     _check_images(file, split, loaded)
+    warnings += _compare_objects(file, split, loaded, files)
     if metric.get("format_only"):
         return warnings
     if not file.has_annotations or not file.annotations:
@@ -200,6 +201,30 @@ def _check_values(
             f"{file.ids(ignored)}"
         ]
     return []
+
+
+def _compare_objects(
+    file: CocoFile, split: str, loaded: Sequence[LoadedData], files: CocoFiles
+) -> list[str]:
+    """Tell of images that have other objects for the loader than are judged by."""
+    warnings = []
+    for data in loaded:
+        if data.images is None or os.path.realpath(data.source) == os.path.realpath(
+            file.path
+        ):
+            continue
+        source = files.read(data.source, "test")
+        if not source.annotations or not file.annotations:
+            continue
+        own, judged = source.objects(), file.objects()
+        other = [n for n in data.images if n in judged and own[n] != judged[n]]
+        if other:
+            warnings.append(
+                f"{split}: {len(other)} of {len(data.images)} images have other boxes "
+                f"in the evaluator's file {file.path} than in {data.source}, such as "
+                f"{few(other, 3)}: are these the same pictures?"
+            )
+    return warnings
 
 
 def _check_images(file: CocoFile, split: str, loaded: Sequence[LoadedData]) -> None:

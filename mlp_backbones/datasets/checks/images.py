@@ -53,12 +53,13 @@ class ImageLoader:
     """
 
     color_type: str = "color"
-    backend: str = "cv2"
+    backend: str | None = "cv2"
 
     @property
     def turns(self) -> bool:
         """Whether images are turned as their EXIF orientation says."""
-        return self.color_type in ("color", "grayscale")
+        reads_exif = self.backend in ("cv2", "pillow", None)
+        return reads_exif and self.color_type in ("color", "grayscale")
 
     @classmethod
     def of(cls, pipeline: Sequence[Any] | None) -> "ImageLoader | None":
@@ -106,7 +107,7 @@ class ImageFacts:
             return
         suffix = os.path.splitext(path)[1].lower()
         if self.kind in _SUFFIXES and suffix not in _SUFFIXES[self.kind]:
-            yield f"of another format than their name says ({self.kind})"
+            yield f"of another format than the name says ({self.kind})"
         if self.mode in ("CMYK", "YCCK"):
             yield "CMYK, which the decoder turns into RGB without a colour profile"
         if self.bits > 8:
@@ -139,7 +140,7 @@ def image_facts(file: BinaryIO, head: bytes) -> ImageFacts | None:
     """
     try:
         with _patient(), Image.open(file) as image:
-            exif = "exif" in image.info or image.format not in ("JPEG", "PNG")
+            exif = "exif" in image.info and image.format in ("JPEG", "MPO", "PNG")
             return ImageFacts(
                 image.format or "",
                 image.mode,
