@@ -29,7 +29,7 @@ def drop_code(content: Any, file: str) -> None:
             node = node.get(name) if isinstance(node, Mapping) else None
         text = node.get(key) if isinstance(node, dict) else None
         if isinstance(text, str) and not _holds_values_only(text):
-            del node[key]  # type: ignore[index]
+            del node[key]
             print_log(
                 f"{file}: the config in it ({'.'.join((*path, key))}) is more than "
                 "plain values and is left out",
