@@ -29,7 +29,7 @@ def drop_code(content: Any, file: str) -> None:
             node = node.get(name) if isinstance(node, Mapping) else None
         text = node.get(key) if isinstance(node, dict) else None
         if isinstance(text, str) and not _holds_values_only(text):
-            del node[key]  # type: ignore[index]
+            del node[key]
             print_log(
                 f"{file}: the config in it ({'.'.join((*path, key))}) is more than "
                 "plain values and is left out",
@@ -60,11 +60,10 @@ def _assigns_a_value(node: ast.stmt) -> bool:
 
 
 def _is_value(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):  # dict(name=value)
+    if isinstance(node, ast.Call):  # dict(name=value), dict({...})
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
         is_dict = isinstance(node.func, ast.Name) and node.func.id == "dict"
-        return (
-            is_dict and not node.args and all(_is_value(k.value) for k in node.keywords)
-        )
+        return is_dict and all(map(_is_value, values))
     if isinstance(node, ast.Name):
         return node.id in _NUMBERS
     if not isinstance(node, _VALUES):
