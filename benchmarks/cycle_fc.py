@@ -67,7 +67,7 @@ class DeformCycleFC(nn.Module):
         dim = layer.in_features
         offset = torch.zeros(1, 2 * dim, 1, 1)
         steps = cycle_steps(dim, layer.cycle)
-        offset[0, layer.axis - 1 :: 2, 0, 0] = torch.tensor(steps).float()
+        offset[0, layer.axis - 1 :: 2, 0, 0] = steps.float()
         self.register_buffer("offset", offset.to(layer.weight), persistent=False)
         self.weight = nn.Parameter(layer.weight.detach()[:, :, None, None])
         self.bias = nn.Parameter(layer.bias.detach())

@@ -25,14 +25,16 @@ from mlp_backbones.layers import (
     SampleNorm,
     apply_norm,
 )
-from mlp_backbones.ops import axial_shift, dispatch, shift_taps
+from mlp_backbones.ops import axial_shift, dispatch
 from mlp_backbones.registry import MODELS
 
 _PATCH_SIZE = 4
 
 
-def group_steps(dim: int, shift_size: int) -> list[int]:
-    """Return how far from the output position each input channel is read.
+def group_steps(
+    dim: int, shift_size: int, *, device: torch.device | None = None
+) -> Tensor:
+    """Return how far from the output position each input channel is read, (C,).
 
     Source: paper, section 3.2. The channels are cut into ``shift_size`` groups of
     equal length, the last being shorter; the first group is read from the right (or
@@ -41,9 +43,10 @@ def group_steps(dim: int, shift_size: int) -> list[int]:
     Args:
         dim: Number of channels.
         shift_size: Number of groups, odd.
+        device: Where the numbers shall be.
     """
     length = -(-dim // shift_size)
-    return [shift_size // 2 - channel // length for channel in range(dim)]
+    return shift_size // 2 - torch.arange(dim, device=device) // length
 
 
 class AxialShift(nn.Module):
@@ -52,26 +55,22 @@ class AxialShift(nn.Module):
     Source: paper, section 3.2.
 
     Args:
-        dim: Number of channels.
         axis: 1 to move along the height, 2 along the width.
         shift_size: Number of groups, odd.
     """
 
-    taps: Tensor
-
-    def __init__(self, dim: int, *, axis: int, shift_size: int) -> None:
+    def __init__(self, *, axis: int, shift_size: int) -> None:
         super().__init__()
         self.axis = axis
         self.shift_size = shift_size
-        taps = shift_taps(group_steps(dim, shift_size))
-        self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         # whole groups move alike: fewer passes than by single channels
         if dispatch.prefers_gpu_kernel(x):
             return _shift_by_groups(x, self.shift_size, self.axis)
-        return axial_shift(x, self.taps, self.axis)
+        steps = group_steps(x.shape[-1], self.shift_size, device=x.device)
+        return axial_shift(x, steps, self.axis, reach=self.shift_size // 2)
 
     def extra_repr(self) -> str:
         """Show axis and size."""
@@ -114,8 +113,8 @@ class AxialShiftMixer(nn.Module):
         super().__init__()
         self.proj_in = ChannelLinear(dim, dim, bias=bias)
         self.norm_in = SampleNorm(dim, eps=norm_eps)
-        self.shift_along_width = AxialShift(dim, axis=2, shift_size=shift_size)
-        self.shift_along_height = AxialShift(dim, axis=1, shift_size=shift_size)
+        self.shift_along_width = AxialShift(axis=2, shift_size=shift_size)
+        self.shift_along_height = AxialShift(axis=1, shift_size=shift_size)
         self.along_width = ChannelLinear(dim, dim, bias=bias)
         self.along_height = ChannelLinear(dim, dim, bias=bias)
         self.norm_out = SampleNorm(dim, eps=norm_eps)

@@ -219,7 +219,7 @@ class GroupMixer(nn.Module):
         x = (x + self.bias.unsqueeze(1)).view(grouped)
         # -> (B, rows, G, step, columns, G, step, m, d)
         x = x.permute(1, 2, 6, 3, 4, 7, 5, 0, 8)
-        x = x.reshape(batch, height + bottom, width + right, -1)
+        x = x.flatten(1, 3).flatten(2, 4).flatten(3)  # (B, H', W', m * d)
         return x[:, :height, :width]
 
     def _layout(

@@ -17,14 +17,14 @@ from mlp_backbones.backbones.base import CommonArguments, MLPBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.checkpoints.renames import interleaved_stage
 from mlp_backbones.layers import ChannelLinear, SplitAttention, blend
-from mlp_backbones.ops import axial_shift, channel_linear, recomputed, shift_taps
+from mlp_backbones.ops import axial_shift, channel_linear, recomputed
 from mlp_backbones.registry import MODELS
 
 _RELEASE = "https://github.com/ShoufaChen/CycleMLP/releases/download/v0.1/"
 
 
-def cycle_steps(dim: int, cycle: int) -> list[int]:
-    """Return how far from the output position each input channel is read.
+def cycle_steps(dim: int, cycle: int, *, device: torch.device | None = None) -> Tensor:
+    """Return how far from the output position each input channel is read, (C,).
 
     Source: the authors' release; a cycle of 3 gives 0, +1, -1, 0, +1, -1, ... (the
     paper's equation 4 writes an uncentred cycle, which no weights were trained with).
@@ -32,9 +32,10 @@ def cycle_steps(dim: int, cycle: int) -> list[int]:
     Args:
         dim: Number of channels.
         cycle: Length of the cycle, in cells.
+        device: Where the numbers shall be.
     """
     half = cycle // 2
-    return [(channel + half) % cycle - half for channel in range(dim)]
+    return (torch.arange(dim, device=device) + half) % cycle - half
 
 
 class CycleFC(nn.Linear):
@@ -49,18 +50,15 @@ class CycleFC(nn.Linear):
         cycle: Length of the cycle, in cells.
     """
 
-    taps: Tensor
-
     def __init__(self, dim: int, *, axis: int, cycle: int = 3) -> None:
         super().__init__(dim, dim)
         self.axis = axis
         self.cycle = cycle
-        taps = shift_taps(cycle_steps(dim, cycle))
-        self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C); cells outside the map count as 0."""
-        shifted = axial_shift(x, self.taps, self.axis)
+        steps = cycle_steps(x.shape[-1], self.cycle, device=x.device)
+        shifted = axial_shift(x, steps, self.axis, reach=self.cycle // 2)
         return channel_linear(shifted, self.weight, self.bias)
 
     def extra_repr(self) -> str:
@@ -125,7 +123,7 @@ def _check_offsets(state_dict: dict[str, Tensor], backbone: Any) -> None:
             continue
         expected = torch.zeros(offset.numel() // 2, 2)  # pairs (down, right)
         along = 1 if ".sfc_h." in key else 0
-        expected[:, along] = torch.tensor(cycle_steps(len(expected), cycle)).float()
+        expected[:, along] = cycle_steps(len(expected), cycle).float()
         if not torch.equal(offset.float().reshape(-1, 2).cpu(), expected):
             raise ValueError(
                 f"{key} holds other steps than a cycle of {cycle} along one axis"

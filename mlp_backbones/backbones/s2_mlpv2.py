@@ -16,7 +16,7 @@ from mlp_backbones.backbones.arch import TwoStrideArch
 from mlp_backbones.backbones.resampled import ResampledArguments, ResampledBackbone
 from mlp_backbones.checkpoints import CheckpointLayout
 from mlp_backbones.layers import ChannelLinear
-from mlp_backbones.ops import blend_shifted, direction_mask, shifted_means
+from mlp_backbones.ops import blend_shifted, shifted_means
 from mlp_backbones.registry import MODELS
 
 BRANCHES = (
@@ -62,8 +62,8 @@ class SplitShiftMixer(nn.Module):
     """Three branches, two of them shifted, blended by split attention.
 
     Source: paper, equations 6 to 10. Neither the pooling nor the blending needs a
-    shifted map: means of shifted maps follow from the borders, and commute with the
-    first layer; weights commute with the shift.
+    shifted map: means of shifted maps follow from the borders, and weights commute with
+    the shift.
 
     Args:
         dim: Channels in and out.
@@ -72,26 +72,21 @@ class SplitShiftMixer(nn.Module):
             which ties the attention to the size of the map.
     """
 
-    directions: Tensor
-
     def __init__(self, dim: int, hidden_dim: int, *, pool: str = "mean") -> None:
         super().__init__()
         self.pool = pool
         self.fc1 = ChannelLinear(dim, len(BRANCHES) * dim)
         self.split = BranchWeights(dim, hidden_dim, num_branches=len(BRANCHES))
         self.fc2 = ChannelLinear(dim, dim)
-        masks = [direction_mask(dim, branch) for branch in BRANCHES]
-        self.register_buffer("directions", torch.cat(masks, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
-        weights = self.split(self._pool(x))
-        return self.fc2(blend_shifted(self.fc1(x), weights, BRANCHES))
-
-    def _pool(self, x: Tensor) -> Tensor:
-        means = self.fc1(shifted_means(x)) * self.directions  # (B, 5, K * C)
-        pooled = means.unflatten(-1, (len(BRANCHES), -1)).sum((1, 2))  # (B, C)
-        return pooled * (x.shape[1] * x.shape[2]) if self.pool == "sum" else pooled
+        branches = self.fc1(x)
+        pooled = shifted_means(branches, BRANCHES)
+        pooled = pooled.unflatten(-1, (len(BRANCHES), -1)).sum(1)  # (B, C)
+        if self.pool == "sum":
+            pooled = pooled * (x.shape[1] * x.shape[2])
+        return self.fc2(blend_shifted(branches, self.split(pooled), BRANCHES))
 
     def extra_repr(self) -> str:
         """Show how the branches are pooled."""

@@ -37,6 +37,7 @@ from mlp_backbones.layers import (
     join_windows,
     partition_windows,
 )
+from mlp_backbones.ops.dispatch import is_compiling, is_transformed
 from mlp_backbones.registry import MODELS
 
 KINDS = ("pass", "mlp", "attn")
@@ -145,7 +146,8 @@ class TokenAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, C / heads)
         if mask is not None:
             mask = mask.flatten(1)[:, None, None]  # (B, 1, 1, N): keys that exist
-        if torch.jit.is_tracing():  # counters of FLOPs know products only
+        # counters of FLOPs know products only; fused kernels lack forward derivatives
+        if torch.jit.is_tracing() or (not is_compiling() and is_transformed()):
             attended = _plain_attention(query, key, value, mask)
         else:
             attended = F.scaled_dot_product_attention(query, key, value, mask)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mlp_backbones.ops.dispatch import is_compiling, is_transformed
+
 
 class Stage(nn.Module):
     """Optional downsampling, then a run of blocks at one resolution.
@@ -39,11 +41,16 @@ class Stage(nn.Module):
     def run_blocks(self, x: Tensor) -> Tensor:
         """Pass (B, H, W, C) through the blocks alone."""
         for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
+            if self.with_cp and torch.is_grad_enabled() and not _is_transformed():
                 x = _checkpointed(block, x)
             else:
                 x = block(x)
         return x
+
+
+def _is_transformed() -> bool:
+    """Say whether ``torch.func`` is at work, which knows no checkpoints."""
+    return not is_compiling() and is_transformed()
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
@@ -52,7 +59,8 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
         for module in block.modules()
         if isinstance(module, _BatchNorm) and module.training
     ]
-    if not norms:
+    # a compiler's graph moves statistics once, and holds no contexts of ours
+    if not norms or is_compiling():
         return checkpoint(block, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -90,6 +90,7 @@ def prepare_training(args: Namespace) -> Config:
     add_vis_backends(config, args.vis)
     splits = ("train",) if config.get("val_dataloader") is None else ("train", "val")
     check_run(config, "train", splits, with_data=not args.no_check_data)
+    guard_pipelines(config, splits)
     _count_accumulation(config)
     if acts:
         lock_work_dir(Path(config.work_dir))

@@ -4,10 +4,9 @@ from mlp_backbones.ops.channel_linear import channel_linear
 from mlp_backbones.ops.mix_tokens import mix_tokens
 from mlp_backbones.ops.norm_samples import norm_samples
 from mlp_backbones.ops.recompute import recomputed
-from mlp_backbones.ops.shift import axial_shift, shift_taps
+from mlp_backbones.ops.shift import axial_shift
 from mlp_backbones.ops.spatial_shift import (
     blend_shifted,
-    direction_mask,
     shifted_means,
     spatial_shift,
 )
@@ -16,11 +15,9 @@ __all__ = [
     "axial_shift",
     "blend_shifted",
     "channel_linear",
-    "direction_mask",
     "mix_tokens",
     "norm_samples",
     "recomputed",
-    "shift_taps",
     "shifted_means",
     "spatial_shift",
 ]

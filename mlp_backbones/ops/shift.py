@@ -1,7 +1,5 @@
 """Moving every channel of a map its own number of steps along one axis."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,28 +7,7 @@ from torch import Tensor
 from mlp_backbones.ops import dispatch
 
 
-def shift_taps(steps: Sequence[int]) -> Tensor:
-    """One-hot depthwise taps that pick, for each channel, the cell ``steps`` away.
-
-    Args:
-        steps: For each channel the signed distance of the cell to read; ``+1`` is
-            the next cell to the right (or below).
-
-    Returns:
-        Taps, (C, K), with K = 2 * max(abs(steps)) + 1 and one 1 in each row.
-
-    Raises:
-        ValueError: If ``steps`` is empty.
-    """
-    if len(steps) == 0:
-        raise ValueError("steps must name at least one channel, got none")
-    reach = max(abs(step) for step in steps)
-    taps = torch.zeros(len(steps), 2 * reach + 1)
-    taps[torch.arange(len(steps)), torch.tensor(list(steps)) + reach] = 1
-    return taps
-
-
-def axial_shift(x: Tensor, taps: Tensor, dim: int) -> Tensor:
+def axial_shift(x: Tensor, steps: Tensor, dim: int, *, reach: int) -> Tensor:
     """Shift each channel along one spatial axis; cells from outside the map are 0.
 
     On CPUs this is one depthwise convolution with constant 0/1 taps, which for a
@@ -40,8 +17,10 @@ def axial_shift(x: Tensor, taps: Tensor, dim: int) -> Tensor:
 
     Args:
         x: Feature map, (B, H, W, C).
-        taps: The taps of :func:`shift_taps`, (C, K).
+        steps: For each channel the signed distance of the cell to read, (C,); ``+1``
+            is the next cell to the right (or below).
         dim: The axis to move along: 1 for the height, 2 for the width.
+        reach: The longest distance among them.
 
     Returns:
         The shifted map, (B, H, W, C).
@@ -51,6 +30,9 @@ def axial_shift(x: Tensor, taps: Tensor, dim: int) -> Tensor:
     """
     if dim not in (1, 2):
         raise ValueError(f"dim must be 1 (height) or 2 (width), got {dim}")
+    # made anew in each pass: a constant that is kept must survive the meta device,
+    # empty memory and assigned weights
+    taps = steps[:, None] == torch.arange(-reach, reach + 1, device=steps.device)
     if dispatch.prefers_gpu_kernel(x):
         return _shift_by_selection(x, taps, dim)
     return _shift_by_convolution(x, taps, dim)
@@ -75,5 +57,5 @@ def _shift_by_selection(x: Tensor, taps: Tensor, dim: int) -> Tensor:
     for tap in range(width):
         if tap != reach:
             neighbour = padded.narrow(dim, tap, size)
-            shifted = torch.where(taps[:, tap] != 0, neighbour, shifted)
+            shifted = torch.where(taps[:, tap], neighbour, shifted)
     return shifted

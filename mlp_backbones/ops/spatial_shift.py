@@ -1,14 +1,13 @@
 """Moving groups of channels one cell along the axes of a map, borders replicated."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from mlp_backbones.ops.dispatch import is_compiling
+from mlp_backbones.ops.dispatch import is_compiling, is_transformed
 
 # axis and step of each direction
 _MOVES = {
@@ -43,47 +42,31 @@ def spatial_shift(x: Tensor, directions: Sequence[str]) -> Tensor:
         ValueError: If a direction is unknown, or there is none.
     """
     _check(directions)
-    if _is_traced():
+    if _takes_plain_form():
         return _shift_by_concatenation(x, directions)
     return _Shift.apply(x, directions)
 
 
-def shifted_means(x: Tensor) -> Tensor:
-    """Average what each direction makes of a map over its cells, without shifting.
+def shifted_means(x: Tensor, directions: Sequence[Sequence[str]]) -> Tensor:
+    """Average K branches over their cells, each shifted in its own way.
 
-    A shift drops the cells of one border and doubles those of the border opposite,
-    so its mean differs from the map's by what these two borders hold.
-
-    Args:
-        x: Feature map, (B, H, W, C).
-
-    Returns:
-        The means in the order of :data:`DIRECTIONS`, (B, 5, C).
-    """
-    return _means(x) if _is_traced() else _Means.apply(x)
-
-
-def direction_mask(dim: int, directions: Sequence[str]) -> Tensor:
-    """Mark where each group of channels goes.
+    Nothing is shifted: a shift drops the cells of one border and doubles those of the
+    border opposite, so its mean differs from the map's by what these two borders hold.
 
     Args:
-        dim: Number of channels C.
-        directions: The directions of the groups, as in :func:`spatial_shift`.
+        x: The branches side by side, (B, H, W, K * C).
+        directions: The directions of each branch, as in :func:`spatial_shift`.
 
     Returns:
-        1 where a channel's group goes in that one of :data:`DIRECTIONS`, 0 elsewhere,
-        (5, C): the sum over :func:`shifted_means` times this mask is the mean of the
-        shifted map.
+        The means, (B, K * C).
 
     Raises:
-        ValueError: If a direction is unknown, or there is none.
+        ValueError: If a direction is unknown, or the channels are no multiple of K.
     """
-    _check(directions)
-    mask = torch.zeros(len(DIRECTIONS), dim)
-    groups = _groups(dim, directions)
-    for direction, (channels, _, _) in zip(directions, groups, strict=True):
-        mask[DIRECTIONS.index(direction), channels] = 1
-    return mask
+    _check_branches(x, directions)
+    if _takes_plain_form():
+        return _means(x, directions)
+    return _Means.apply(x, directions)
 
 
 def blend_shifted(
@@ -106,21 +89,11 @@ def blend_shifted(
     Raises:
         ValueError: If a direction is unknown, or the channels are no multiple of K.
     """
-    for branch in directions:
-        _check(branch)
+    _check_branches(x, directions)
     weights = weights.to(x.dtype)
-    if not directions or x.shape[-1] % len(directions):
-        raise ValueError(
-            f"{x.shape[-1]} channels cannot hold {len(directions)} branches alike"
-        )
-    if not _is_traced():
-        return _Blend.apply(x, weights, directions)
-    weighted = (x * weights[:, None, None]).chunk(len(directions), -1)
-    shifted = [  # torch 2.1 traces no zip that is strict
-        _shift_by_concatenation(branch, directions[index])
-        for index, branch in enumerate(weighted)
-    ]
-    return functools.reduce(torch.add, shifted)
+    if _takes_plain_form():
+        return _blend_by_concatenation(x, weights, directions)
+    return _Blend.apply(x, weights, directions)
 
 
 class _Shift(torch.autograd.Function):
@@ -135,8 +108,12 @@ class _Shift(torch.autograd.Function):
         return shifted
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():
+            plain = functools.partial(
+                _shift_by_concatenation, directions=ctx.directions
+            )
+            return *_differentiate(plain, grad, torch.zeros_like(grad)), None
         grad_x = _empty(grad)
         _shift_back(grad, grad_x, ctx.directions)
         return grad_x, None
@@ -146,22 +123,24 @@ class _Means(torch.autograd.Function):
     """Autograd would fill a whole map with zeros for each of the four borders."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.shape = x.shape
-        return _means(x)
+    def forward(ctx: Any, x: Tensor, directions: Sequence[Sequence[str]]) -> Tensor:
+        ctx.shape, ctx.directions = x.shape, directions
+        return _means(x, directions)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        batch, height, width, dim = ctx.shape
-        down, up, right, left, _ = (grad / (height * width)).unbind(1)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if torch.is_grad_enabled():
+            plain = functools.partial(_means, directions=ctx.directions)
+            return *_differentiate(plain, grad, grad.new_zeros(ctx.shape)), None
+        share = grad / (ctx.shape[1] * ctx.shape[2])
         grad_x = grad.new_empty(ctx.shape)
-        grad_x.copy_((grad.sum(1) / (height * width))[:, None, None])
-        grad_x[:, 0] += (down - up)[:, None]
-        grad_x[:, -1] -= (down - up)[:, None]
-        grad_x[:, :, 0] += (right - left)[:, None]
-        grad_x[:, :, -1] -= (right - left)[:, None]
-        return grad_x
+        grad_x.copy_(share[:, None, None])
+        for channels, axis, step in _branch_groups(ctx.shape[-1], ctx.directions):
+            if step:  # what doubles, and what leaves the map
+                border = step * share[:, None, channels]
+                grad_x[..., channels].select(axis, 0).add_(border)
+                grad_x[..., channels].select(axis, -1).sub_(border)
+        return grad_x, None
 
 
 class _Blend(torch.autograd.Function):
@@ -187,9 +166,14 @@ class _Blend(torch.autograd.Function):
         return blended
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weights = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = functools.partial(
+                _blend_by_concatenation, directions=ctx.directions
+            )
+            grad_x, grad_weights = _differentiate(plain, grad, x, weights)
+            return grad_x, grad_weights, None
         grad_x = _empty(x)
         parts = grad_x.chunk(len(ctx.directions), -1)
         for part, branch in zip(parts, ctx.directions, strict=True):
@@ -206,9 +190,29 @@ def _check(directions: Sequence[str]) -> None:
         )
 
 
-def _is_traced() -> bool:
-    """Say whether a graph is being drawn, which knows no writing into slices."""
-    return is_compiling() or torch.jit.is_tracing()
+def _check_branches(x: Tensor, directions: Sequence[Sequence[str]]) -> None:
+    for branch in directions:
+        _check(branch)
+    if not directions or x.shape[-1] % len(directions):
+        raise ValueError(
+            f"{x.shape[-1]} channels cannot hold {len(directions)} branches alike"
+        )
+
+
+def _differentiate(
+    plain: Callable[..., Tensor], grad: Tensor, *inputs: Tensor
+) -> tuple[Tensor, ...]:
+    """Return gradients of a plain form that can be differentiated again."""
+    # views of their own: one input may have been computed from another
+    parts = [
+        x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs
+    ]
+    return torch.autograd.grad(plain(*parts), parts, grad, create_graph=True)
+
+
+def _takes_plain_form() -> bool:
+    """Say whether what looks on knows no writing into slices: graphs, transforms."""
+    return is_compiling() or torch.jit.is_tracing() or is_transformed()
 
 
 def _empty(x: Tensor) -> Tensor:
@@ -222,6 +226,17 @@ def _groups(dim: int, directions: Sequence[str]) -> Iterator[tuple[slice, int, i
     for index, direction in enumerate(directions):
         channels = slice(dim * index // count, dim * (index + 1) // count)
         yield channels, *_MOVES[direction]
+
+
+def _branch_groups(
+    dim: int, directions: Sequence[Sequence[str]]
+) -> Iterator[tuple[slice, int, int]]:
+    """Yield channels, axis and step of each group of branches side by side."""
+    width = dim // len(directions)
+    for index, branch in enumerate(directions):
+        for channels, axis, step in _groups(width, branch):
+            start = index * width
+            yield slice(start + channels.start, start + channels.stop), axis, step
 
 
 def _spans(length: int, step: int) -> list[tuple[int, int, int]]:
@@ -271,9 +286,25 @@ def _shift_by_concatenation(x: Tensor, directions: Sequence[str]) -> Tensor:
     return torch.cat(groups, -1)
 
 
-def _means(x: Tensor) -> Tensor:
+def _blend_by_concatenation(
+    x: Tensor, weights: Tensor, directions: Sequence[Sequence[str]]
+) -> Tensor:
+    weighted = (x * weights[:, None, None]).chunk(len(directions), -1)
+    shifted = [  # torch 2.1 traces no zip that is strict
+        _shift_by_concatenation(branch, directions[index])
+        for index, branch in enumerate(weighted)
+    ]
+    return functools.reduce(torch.add, shifted)
+
+
+def _means(x: Tensor, directions: Sequence[Sequence[str]]) -> Tensor:
     mean = x.mean((1, 2))
-    rows = (x[:, 0] - x[:, -1]).mean(1) / x.shape[1]
-    columns = (x[:, :, 0] - x[:, :, -1]).mean(1) / x.shape[2]
-    means = (mean + rows, mean - rows, mean + columns, mean - columns, mean)
-    return torch.stack(means, 1)
+    borders = {
+        1: (x[:, 0] - x[:, -1]).mean(1) / x.shape[1],
+        2: (x[:, :, 0] - x[:, :, -1]).mean(1) / x.shape[2],
+    }
+    parts = [
+        mean[:, channels] + step * borders[axis][:, channels]
+        for channels, axis, step in _branch_groups(x.shape[-1], directions)
+    ]
+    return torch.cat(parts, -1)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from mlp_backbones.ops import (
     blend_shifted,
-    direction_mask,
     shifted_means,
     spatial_shift,
 )
@@ -59,11 +58,6 @@ def test_groups_of_channels_that_do_not_divide(dim: int) -> None:
     assert torch.equal(spatial_shift(x, FIRST), shift_by_loop(x, FIRST))
 
 
-def test_thirty_channels_make_groups_of_seven_and_eight() -> None:
-    sizes = [int(direction_mask(30, FIRST)[index].sum()) for index in range(4)]
-    assert sizes == [7, 8, 7, 8]
-
-
 @pytest.mark.parametrize("directions", [FIRST, SECOND])
 def test_is_the_convolution_with_replicated_padding(directions) -> None:
     dim = 8
@@ -103,19 +97,30 @@ def test_gradients_of_the_shift(directions, size) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_means_need_no_shifted_map(size: tuple[int, int]) -> None:
-    x = torch.randn(2, *size, 6, dtype=torch.float64, requires_grad=True)
-    expected = torch.stack(
-        [shift_by_loop(x, (direction,)).mean((1, 2)) for direction in DIRECTIONS], 1
+    x = torch.randn(2, *size, 18, dtype=torch.float64, requires_grad=True)
+    expected = torch.cat(
+        [
+            shift_by_loop(branch, directions).mean((1, 2))
+            for branch, directions in zip(x.chunk(3, -1), BRANCHES, strict=True)
+        ],
+        1,
     )
-    torch.testing.assert_close(shifted_means(x), expected)
-    assert torch.autograd.gradcheck(shifted_means, (x,))
+    torch.testing.assert_close(shifted_means(x, BRANCHES), expected)
+    assert torch.autograd.gradcheck(lambda x: shifted_means(x, BRANCHES), (x,))
 
 
-@pytest.mark.parametrize("directions", [*BRANCHES, DIRECTIONS])
-def test_masked_means_are_those_of_the_shifted_map(directions) -> None:
-    x = torch.randn(2, 4, 6, 11)
-    found = (shifted_means(x) * direction_mask(11, directions)).sum(1)
-    torch.testing.assert_close(found, shift_by_loop(x, directions).mean((1, 2)))
+def test_gradients_can_be_differentiated_again() -> None:
+    """Also where one input of an operation was computed from another."""
+    x = torch.randn(1, 3, 2, 12, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(everything, (x,))
+    loss = sum(result.square().sum() for result in everything(x))
+    (plain,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (again,) = torch.autograd.grad(loss, x, create_graph=True)
+    torch.testing.assert_close(again, plain)
+    (found,) = torch.func.vjp(everything, x)[1](
+        tuple(2 * result for result in everything(x))
+    )
+    torch.testing.assert_close(found, plain)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -146,8 +151,8 @@ def test_blend_follows_the_precision_of_the_map() -> None:
 
 def everything(x: Tensor) -> tuple[Tensor, ...]:
     """Use all operations in one function."""
-    means = shifted_means(x)
-    weights = means[:, 0]
+    means = shifted_means(x, BRANCHES)
+    weights = means.tanh()
     shifted = spatial_shift(x, SECOND)
     return shifted, means, blend_shifted(x, weights, BRANCHES)
 
@@ -185,7 +190,7 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match=r"\(\)"):
         spatial_shift(x, ())
     with pytest.raises(ValueError, match="'north'"):
-        direction_mask(6, ("north",))
+        shifted_means(x, (("north",),))
     with pytest.raises(ValueError, match="'north'"):
         blend_shifted(x, torch.ones(1, 6), (FIRST, ("north",)))
     with pytest.raises(ValueError, match="6 channels cannot hold 4"):

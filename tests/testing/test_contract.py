@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mlp_backbones.backbones import MLPBackbone, StagedArch
 from mlp_backbones.layers import ChannelMLP, ConvEmbed, MixerBlock
@@ -150,6 +151,86 @@ class LooksAtValues(Sound):
             return x if x.mean().item() > 0 else -x
 
 
+class Remembers(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+            self.kept: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_grad_enabled() or self.training:
+                return x * self.scale
+            self.kept = self.scale.clone() if self.kept is None else self.kept
+            return x * self.kept
+
+
+class ConstantInABuffer(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("two", torch.tensor(2.0), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.two
+
+
+class ReadsTheWeight(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Conv2d(1, 1, 1)
+            self.other = nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.other(x[..., :1])  # called, and without effect
+            return x * self.scale.weight.flatten()
+
+
+class DeadLayer(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.dead = nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0 * self.dead(x[..., :1])
+
+
+class ConvolvesBesideItsNorm(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+            self.norm = nn.BatchNorm2d(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.norm(x[:, None, ..., 0])[:, 0, ..., None]
+
+
+class SinglePrecision(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().to(x.dtype)
+
+
+class HandwrittenGradient(Sound):
+    class mixer(nn.Module):  # noqa: N801
+        def forward(self, x: Tensor) -> Tensor:
+            return _Twice.apply(x)
+
+
+class _Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 2
+
+
 FAULTS = [
     (WrongStride, "check_shapes", r"stride 32 of 64 x 64 pixels has shape"),
     (NotANumber, "check_shapes", "not finite"),
@@ -166,6 +247,13 @@ FAULTS = [
     (TakesAnything, "check_inputs", "31.* not refused"),
     (ChangesTheImage, "check_inputs", "image after the pass"),
     (TooLargeForHalf, "check_autocast", "in torch.bfloat16 the loss"),
+    (Remembers, "check_history", "weights changed by .data"),
+    (ConstantInABuffer, "check_meta_device", "built without memory, assigned"),
+    (ReadsTheWeight, "check_calls", "has no attribute 'weight'"),
+    (DeadLayer, "check_calls", r"no effect: \['stages\.0\.blocks\.0\.mixer\.dead'"),
+    (ConvolvesBesideItsNorm, "check_fusing", "fused batch norms change the maps"),
+    (SinglePrecision, "check_precision", "compute in less"),
+    (HandwrittenGradient, "check_transforms", "torch.func does not take it"),
     (LooksAtValues, "check_tracing", "does not trace"),
 ]
 
