@@ -14,6 +14,7 @@ from sizes import MICRO, build_micro
 import mlp_backbones
 from mlp_backbones import config_dir
 from mlp_backbones.factory import Classifier, families
+from mlp_backbones.testing.contract import randomise
 
 MIXERS = ("s32", "s16", "b32", "b16", "l32", "l16")
 
@@ -217,22 +218,27 @@ def test_what_plain_training_loops_ask_for(family: str) -> None:
     assert {"head.fc.bias"} < without < set(names.values())
 
 
-def test_checkpointing_set_later_is_that_of_the_argument() -> None:
-    x = torch.rand(1, 3, 32, 32)
-    saved = []
+@pytest.mark.parametrize("family", ["cs_mixer", "cyclemlp", "hire_mlp"])
+def test_checkpointing_set_later_is_that_of_the_argument(family: str) -> None:
+    """Also around layers that are recomputed by themselves."""
+    x = torch.rand(1, 3, 64, 64)
+    backbone = randomise(build_micro(family)).train()
+    saved, gradients = [], []
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         saved[-1] += tensor.numel()
         return tensor
 
     for enable in (True, False):
-        backbone = build_micro("cyclemlp")
+        backbone.zero_grad()
         backbone.set_grad_checkpointing(enable)
         saved.append(0)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            sum(m.sum() for m in backbone(x)).backward()
-        assert all(p.grad is not None for p in backbone.parameters())
+            maps = backbone(x)
+        sum(m.square().mean() for m in maps).backward()
+        gradients.append([p.grad.clone() for p in backbone.parameters()])
     assert saved[0] < saved[1]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
     with pytest.raises(TypeError, match="enable"):
         backbone.set_grad_checkpointing("yes")
 

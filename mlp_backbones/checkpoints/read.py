@@ -1,18 +1,22 @@
 """Reading a file of weights without running code from it."""
 
-import json
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
 
 from mlp_backbones.checkpoints.download import use_download
+from mlp_backbones.checkpoints.state_dicts import (
+    COUNTERS,
+    WEIGHT_KEYS,
+    find_weights,
+    plain_name,
+    read_safetensors,
+)
 from mlp_backbones.checkpoints.torch_file import (
     CheckpointError,
     DamagedFileError,
@@ -23,21 +27,10 @@ __all__ = [
     "CheckpointError",
     "Tensors",
     "describe_fault",
-    "find_weights",
-    "plain_name",
     "read_checkpoint",
     "read_content",
     "read_file",
 ]
-
-# Where files keep their state dict, in the order in which it is looked for. Averaged
-# weights come last: whoever keeps both keeps them beside those that were tested.
-WEIGHT_KEYS = ("state_dict", "model", "state_dict_ema", "model_ema", "ema_state_dict")
-
-_WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
-)
-_COUNTERS = frozenset({"steps", "n_averaged"})  # of MMEngine's and torch's averaging
 
 
 class Tensors(dict[str, Tensor]):
@@ -81,7 +74,7 @@ def read_checkpoint(source: str | Path, *, sha256: str | None = None) -> Tensors
                         f"{name} holds {own} twice, under names of different wrappers"
                     )
                 tensors[own] = value
-        for counter in _COUNTERS & tensors.keys():
+        for counter in COUNTERS & tensors.keys():
             del tensors[counter]
     tensors.arguments = _noted_arguments(content)
     if not tensors:
@@ -105,44 +98,6 @@ def read_content(source: str | Path, sha256: str | None = None) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {source} does not exist")
     return read_file(path)
-
-
-def find_weights(content: Any, name: str) -> Any:
-    """Return the state dict that a file's content holds, or the content itself.
-
-    Which of several is taken is logged.
-
-    Args:
-        content: What :func:`read_file` returns.
-        name: What the file is called in messages.
-    """
-    if not isinstance(content, Mapping):
-        return content
-    held = [key for key in WEIGHT_KEYS if _holds_tensors(content.get(key))]
-    if not held:
-        return content
-    if len(held) > 1 or held[0] not in WEIGHT_KEYS[:2]:
-        others = f"; it also holds {', '.join(held[1:])}" if held[1:] else ""
-        print_log(f"{name}: the weights are those of {held[0]}{others}", "current")
-    return content[held[0]]
-
-
-def _holds_tensors(part: Any) -> bool:
-    return isinstance(part, Mapping) and any(
-        isinstance(value, Tensor) for value in part.values()
-    )
-
-
-def plain_name(key: str) -> str:
-    """Return a tensor's name without what DDP, FSDP and torch.compile put into it.
-
-    Args:
-        key: Such as ``module._orig_mod.stem.proj.weight``.
-    """
-    key = _WRAPPERS.sub("", key)
-    while key.startswith("module."):
-        key = _WRAPPERS.sub("", key.removeprefix("module."))
-    return key
 
 
 def _noted_arguments(content: Any) -> Mapping[str, Any]:
@@ -169,7 +124,7 @@ def read_file(path: Path) -> Any:
     """
     try:
         if path.suffix == ".safetensors":
-            return _read_safetensors(path)
+            return read_safetensors(path)
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
@@ -184,17 +139,3 @@ def describe_fault(name: str | Path, error: Exception) -> str:
     if isinstance(error, DamagedFileError):
         reason = "it is damaged, or no file of torch.save"
     return f"cannot read checkpoint {name}: {reason}"
-
-
-def _read_safetensors(path: Path) -> "OrderedDict[str, Tensor]":
-    """Read tensors, and a backbone's notes to where torch keeps its own."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        tensors = OrderedDict((key, file.get_tensor(key)) for key in names)
-        notes = (file.metadata() or {}).get("layout_arguments")
-    if notes is not None:
-        notes = {"": {"layout_arguments": json.loads(notes)}}
-        tensors._metadata = notes  # type: ignore[attr-defined]
-    return tensors

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mlp_backbones.checkpoints import load_pretrained, read_checkpoint
 from mlp_backbones.checkpoints.load import OWN_SIGNATURE, to_own_names
-from mlp_backbones.checkpoints.read import find_weights, plain_name, read_file
+from mlp_backbones.checkpoints.read import read_file
+from mlp_backbones.checkpoints.state_dicts import find_weights, plain_name
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError, one_line
 from mlp_backbones.engine.publish import check_out, publish_checkpoint, write_weights

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from mlp_backbones.datasets.transforms import guard_pipelines
 from mlp_backbones.engine.config import (
     add_hook,
     check_checkpoint,
@@ -90,7 +91,8 @@ def prepare_training(args: Namespace) -> Config:
     add_vis_backends(config, args.vis)
     splits = ("train",) if config.get("val_dataloader") is None else ("train", "val")
     check_run(config, "train", splits, with_data=not args.no_check_data)
-    guard_pipelines(config, splits)
+    if not args.no_check_data:
+        guard_pipelines(config, splits)
     _count_accumulation(config)
     if acts:
         lock_work_dir(Path(config.work_dir))
@@ -244,6 +246,8 @@ def prepare_test(args: Namespace) -> Config:
     )
     if args.tta:
         set_test_time_augmentation(config)
+    if not args.no_check_data:
+        guard_pipelines(config, ("test",))
     config.resume = False
     config.load_from = None
     add_hook(config, type="mlp_backbones.StrictLoadHook", checkpoint=args.checkpoint)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mlp_backbones.checkpoints import CheckpointError
-from mlp_backbones.checkpoints.read import find_weights, read_file
+from mlp_backbones.checkpoints.read import read_file
+from mlp_backbones.checkpoints.state_dicts import find_weights
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError, one_line
 
