@@ -1,11 +1,14 @@
 """A run that is killed and resumed equals the one that was not, bit for bit."""
 
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +193,41 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
     assert code == -TERM
     assert "another ends at once" in said and "stopped by" not in said
     assert not list((folder / "twice").glob("*.pth"))
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+
+def aim_at_workers() -> None:
+    runs.RecordHook.victims = lambda: [
+        process.pid for process in multiprocessing.active_children()
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prepare", "settings", "words"),
+    [
+        (limit_files, {}, "epoch_1.pth: file too large; raise the limit"),
+        (aim_at_workers, WORKERS, "was killed, as systems do that run out of memory"),
+    ],
+    ids=["disk", "worker"],
+)
+def test_accidents_end_in_one_line(
+    prepare: Callable[[], None], settings: dict[str, Any], words: str, folder: Path
+) -> None:
+    config = runs.write_config(folder, "classification", prepare.__name__, **settings)
+    work_dir = folder / prepare.__name__
+    die_at = None if prepare is limit_files else ("iter", 1)
+    code, said = runs.run_forked(
+        config, "--work-dir", work_dir, "--seed", 3, die_at=die_at, prepare=prepare
+    )
+    assert code == 1, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("train.py: error: ") and words in last
+    assert "saved before are intact" in last
+    assert not list(work_dir.glob("*.pth")) and not list(work_dir.glob(".*unfinished"))
 
 
 @pytest.mark.slow

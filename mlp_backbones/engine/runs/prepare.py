@@ -114,6 +114,6 @@ def accidents_in_one_line(work_dir: str) -> Iterator[None]:
         raise UserError(
             f"data loading process {killed[1]} was killed, as systems do that run out "
             "of memory; lower train_dataloader.num_workers or prefetch_factor, then "
-            "--resume goes on from the last checkpoint, which is intact",
+            "--resume goes on; checkpoints saved before are intact",
             1,
         ) from error

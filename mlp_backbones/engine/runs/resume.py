@@ -52,7 +52,9 @@ def resolve_resume(config: Config, *, first_process: bool) -> None:
         UserError: If the file that is named cannot be resumed, or no checkpoint in the
             work folder is good.
     """
-    randomness = config.setdefault("randomness", ConfigDict())
+    if config.get("randomness") is None:
+        config.randomness = ConfigDict()
+    randomness = config.randomness
     randomness.setdefault("seed", None)
     if not config.get("resume"):
         return
