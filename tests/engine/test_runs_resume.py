@@ -118,6 +118,7 @@ def test_resumed_equals_uninterrupted(name: str, folder: Path) -> None:
         check_equal(whole, work_dir)
 
 
+@pytest.mark.slow
 def test_seed_is_drawn_kept_and_restored_and_workers_change(folder: Path) -> None:
     settings = {"train_cfg__max_epochs": 2}
     config = runs.write_config(folder, "classification", "seedless", **settings)
@@ -312,3 +313,49 @@ def test_the_tools_of_openmmlab_resume(scope: str, task: str, folder: Path) -> N
     )
     assert code == 0, said
     check_equal(whole, work_dir)
+
+
+@pytest.mark.nightly
+def test_two_nodes_of_torchrun_stop_together_and_resume(folder: Path) -> None:
+    settings = {"train_dataloader.sampler.type": "DefaultSampler"}
+    config = runs.write_config(folder, "classification", "nodes", **settings)
+    whole, work_dir = folder / "nodes_whole", folder / "nodes"
+    command = (config, "--seed", 4, "--work-dir")
+    ends = runs.run_two(free_port(), *command, whole)
+    assert [code for code, _ in ends] == [0, 0], ends[0][1][-2000:]
+
+    def run(*words: object, die_at: str = "") -> list[tuple[int, str]]:
+        port, nodes = free_port(), []
+        for node in (0, 1):
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests"])),
+                "RESUMED_RUNS_DIE_AT": die_at if node == 1 else "",
+            }
+            launch = [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+                f"--node-rank={node}", "--nproc-per-node=1",
+                "--master-addr=127.0.0.1", f"--master-port={port}",
+                ROOT / "tools" / "train.py", *command, work_dir, *words,
+                "--launcher", "pytorch",
+            ]  # fmt: skip
+            nodes.append(
+                subprocess.Popen(
+                    list(map(str, launch)),
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            )
+        said = [node.communicate()[0] for node in nodes]
+        return [(node.returncode, text) for node, text in zip(nodes, said, strict=True)]
+
+    ends = run(die_at="iter 4 15")
+    assert all(code == 1 for code, _ in ends), "torchrun's own code"
+    assert all("exitcode  : 143" in text for _, text in ends), ends[0][1][-2000:]
+    assert "stopped by SIGTERM after iteration 5" in ends[0][1]
+    ends = run("--resume")
+    assert [code for code, _ in ends] == [0, 0], ends[0][1][-2000:]
+    check_equal(whole, work_dir, ranks=2)
