@@ -198,6 +198,7 @@ class RecordHook(Hook):
     priority = "VERY_LOW"
     die_at: tuple[str, int] | None = None
     raised = signal.SIGKILL
+    victims: Callable[[], list[int]] = staticmethod(lambda: [os.getpid()])
     again = False  # a second time, after the first signal was noticed
 
     def _note(self, runner: Any, **words: Any) -> None:
@@ -234,7 +235,8 @@ class RecordHook(Hook):
             RecordHook.die_at = words[0], int(words[1])
             RecordHook.raised = signal.Signals(int(words[2]))
         if RecordHook.die_at == (moment, iteration):
-            os.kill(os.getpid(), RecordHook.raised)
+            for victim in RecordHook.victims():
+                os.kill(victim, RecordHook.raised)
             if RecordHook.again:
                 os.kill(os.getpid(), RecordHook.raised)
 

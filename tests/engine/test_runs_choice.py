@@ -1,8 +1,11 @@
 """Which checkpoint a run goes on from, with which seed, and who may use a folder."""
 
+import itertools
 import os
 import shutil
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -271,3 +274,29 @@ def test_settings_of_the_loader_are_kept() -> None:
     assert "drop_last" not in placed and loader["drop_last"] is True
     with pytest.raises(TypeError, match="must be a dict"):
         place_batches([])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampler", [DefaultSampler, InfiniteSampler])
+def test_iteration_100_000_is_reached_in_seconds(sampler) -> None:
+    def batches() -> PlacedBatchSampler:
+        placed = PlacedBatchSampler(sampler(range(1000), seed=1), 2)
+        placed.start(0)
+        return placed
+
+    number = 100_003  # not the end of a pass
+    began, left, epoch, resumed = time.perf_counter(), number, 0, batches()
+    while (skipped := resumed.skip(left)) < left:
+        left, epoch = left - skipped, epoch + 1
+        resumed.start(epoch)
+    following = next(iter(resumed))
+    assert time.perf_counter() - began < 10
+
+    def all_batches() -> Iterator[list[int]]:
+        whole = batches()
+        while True:
+            yield from whole
+            whole.start(whole.epoch + 1)
+
+    expected = next(itertools.islice(all_batches(), number, None))
+    assert following == expected
+    assert [each.place for each in following] == [each.place for each in expected]

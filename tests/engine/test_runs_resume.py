@@ -1,11 +1,14 @@
 """A run that is killed and resumed equals the one that was not, bit for bit."""
 
+import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,7 @@ def test_resumed_equals_uninterrupted(name: str, folder: Path) -> None:
         check_equal(whole, work_dir)
 
 
+@pytest.mark.slow
 def test_seed_is_drawn_kept_and_restored_and_workers_change(folder: Path) -> None:
     settings = {"train_cfg__max_epochs": 2}
     config = runs.write_config(folder, "classification", "seedless", **settings)
@@ -190,6 +194,41 @@ def test_a_second_signal_ends_at_once(folder: Path) -> None:
     assert code == -TERM
     assert "another ends at once" in said and "stopped by" not in said
     assert not list((folder / "twice").glob("*.pth"))
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+
+def aim_at_workers() -> None:
+    runs.RecordHook.victims = lambda: [
+        process.pid for process in multiprocessing.active_children()
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prepare", "settings", "words"),
+    [
+        (limit_files, {}, "epoch_1.pth: file too large; raise the limit"),
+        (aim_at_workers, WORKERS, "was killed, as systems do that run out of memory"),
+    ],
+    ids=["disk", "worker"],
+)
+def test_accidents_end_in_one_line(
+    prepare: Callable[[], None], settings: dict[str, Any], words: str, folder: Path
+) -> None:
+    config = runs.write_config(folder, "classification", prepare.__name__, **settings)
+    work_dir = folder / prepare.__name__
+    die_at = None if prepare is limit_files else ("iter", 1)
+    code, said = runs.run_forked(
+        config, "--work-dir", work_dir, "--seed", 3, die_at=die_at, prepare=prepare
+    )
+    assert code == 1, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("train.py: error: ") and words in last
+    assert "saved before are intact" in last
+    assert not list(work_dir.glob("*.pth")) and not list(work_dir.glob(".*unfinished"))
 
 
 @pytest.mark.slow
@@ -274,3 +313,49 @@ def test_the_tools_of_openmmlab_resume(scope: str, task: str, folder: Path) -> N
     )
     assert code == 0, said
     check_equal(whole, work_dir)
+
+
+@pytest.mark.nightly
+def test_two_nodes_of_torchrun_stop_together_and_resume(folder: Path) -> None:
+    settings = {"train_dataloader.sampler.type": "DefaultSampler"}
+    config = runs.write_config(folder, "classification", "nodes", **settings)
+    whole, work_dir = folder / "nodes_whole", folder / "nodes"
+    command = (config, "--seed", 4, "--work-dir")
+    ends = runs.run_two(free_port(), *command, whole)
+    assert [code for code, _ in ends] == [0, 0], ends[0][1][-2000:]
+
+    def run(*words: object, die_at: str = "") -> list[tuple[int, str]]:
+        port, nodes = free_port(), []
+        for node in (0, 1):
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": os.pathsep.join(map(str, [ROOT, ROOT / "tests"])),
+                "RESUMED_RUNS_DIE_AT": die_at if node == 1 else "",
+            }
+            launch = [
+                sys.executable, "-m", "torch.distributed.run", "--nnodes=2",
+                f"--node-rank={node}", "--nproc-per-node=1",
+                "--master-addr=127.0.0.1", f"--master-port={port}",
+                ROOT / "tools" / "train.py", *command, work_dir, *words,
+                "--launcher", "pytorch",
+            ]  # fmt: skip
+            nodes.append(
+                subprocess.Popen(
+                    list(map(str, launch)),
+                    env=environment,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            )
+        said = [node.communicate()[0] for node in nodes]
+        return [(node.returncode, text) for node, text in zip(nodes, said, strict=True)]
+
+    ends = run(die_at="iter 4 15")
+    assert all(code == 1 for code, _ in ends), "torchrun's own code"
+    assert all("exitcode  : 143" in text for _, text in ends), ends[0][1][-2000:]
+    assert "stopped by SIGTERM after iteration 5" in ends[0][1]
+    ends = run("--resume")
+    assert [code for code, _ in ends] == [0, 0], ends[0][1][-2000:]
+    check_equal(whole, work_dir, ranks=2)

@@ -138,6 +138,9 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
         self._save(runner, name, meta, optimizer=True)
         if is_main_process():
             self._point_to(runner, self.file_backend.join_path(self.out_dir, name))
+            for old in self._interrupted():
+                if old != name:
+                    self._remove(self.file_backend.join_path(self.out_dir, old))
         return Path(self.out_dir) / name
 
     def _save_checkpoint_with_step(
@@ -159,10 +162,7 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
         if not is_main_process():
             return
         self._point_to(runner, self.last_ckpt)
-        if self._local:
-            pattern = INTERRUPTED.format("*")
-            outdated += [file.name for file in Path(self.out_dir).glob(pattern)]
-        for old in outdated:
+        for old in [*outdated, *self._interrupted()]:
             if old != name:
                 self._remove(self.file_backend.join_path(self.out_dir, old))
 
@@ -179,6 +179,10 @@ class SafeCheckpointHook(MMEngineCheckpointHook):
             for path in later.deleted:
                 if Path(path).name not in self._best_names():
                     self._remove(path)
+
+    def _interrupted(self) -> list[str]:
+        pattern = INTERRUPTED.format("*")
+        return [file.name for file in Path(self.out_dir).glob(pattern)]
 
     def _best_names(self) -> set[str]:
         paths = (
@@ -344,6 +348,6 @@ def describe_disk_fault(error: OSError, path: str) -> str:
     advice = DISK_FAULTS.get(error.errno or 0, "look after the disk")
     reason = (error.strerror or str(error)).lower()
     return (
-        f"cannot write {path}: {reason}; {advice}, then --resume goes on from the last "
-        "checkpoint, which is intact"
+        f"cannot write {path}: {reason}; {advice}, then --resume goes on; checkpoints "
+        "saved before are intact"
     )

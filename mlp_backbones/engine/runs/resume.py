@@ -56,7 +56,9 @@ def resolve_resume(
         UserError: If the file that is named cannot be resumed, no checkpoint in the
             work folder is good, or no run has begun there and there is no ``start``.
     """
-    randomness = config.setdefault("randomness", ConfigDict())
+    if config.get("randomness") is None:
+        config.randomness = ConfigDict()
+    randomness = config.randomness
     randomness.setdefault("seed", None)
     if not config.get("resume"):
         return

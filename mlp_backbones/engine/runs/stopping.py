@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Any
 
@@ -44,6 +45,8 @@ class SaveOnSignalHook(Hook):
         """Begin to listen."""
         if get_world_size() > 1:  # on the CPU, so that no step waits for a GPU
             self._group = torch.distributed.new_group(backend="gloo")
+        if threading.current_thread() is not threading.main_thread():
+            return  # only the main one may listen
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._receive)
 
