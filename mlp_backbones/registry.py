@@ -30,6 +30,6 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(_root.MODELS, "backbones", "necks")
 DATASETS = _child(_root.DATASETS, "datasets")
 TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
-HOOKS = _child(_root.HOOKS, "engine.hooks", "engine.metrics")
+HOOKS = _child(_root.HOOKS, "engine.amp", "engine.hooks", "engine.metrics")
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, "engine.optim")
 OPTIM_WRAPPER_CONSTRUCTORS = _child(_root.OPTIM_WRAPPER_CONSTRUCTORS, "engine.optim")
