@@ -35,6 +35,7 @@ TRANSFORMS = _child(_root.TRANSFORMS, "datasets")
 DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, "engine.runs.draws")
 HOOKS = _child(
     _root.HOOKS,
+    "engine.amp",
     "engine.hooks",
     "engine.finite_guard",
     "engine.metrics",

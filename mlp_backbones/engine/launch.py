@@ -66,6 +66,7 @@ def prepare_training(args: Namespace) -> Config:
         config.val_cfg = config.val_dataloader = config.val_evaluator = None
     if args.amp:
         _set_training_precision(config, args.amp_dtype)
+        add_hook(config, type="mlp_backbones.FloatHeadOutputsHook")
     if args.auto_scale_lr:
         if "base_batch_size" not in (config.get("auto_scale_lr") or {}):
             raise UserError(
@@ -237,6 +238,7 @@ def prepare_test(args: Namespace) -> Config:
     check_checkpoint(args.checkpoint)
     if args.amp:
         _set_test_precision(config, args.amp_dtype)
+        add_hook(config, type="mlp_backbones.FloatHeadOutputsHook")
     check_run(
         config,
         "test",

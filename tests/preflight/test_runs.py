@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import tiny_runs
 import torch
 
 from mlp_backbones.building import build_model
+from mlp_backbones.config_names import config_dir
 from mlp_backbones.engine import launch, options
+from mlp_backbones.engine.amp import FloatHeadOutputsHook
 from mlp_backbones.engine.config import read_config
 from mlp_backbones.engine.errors import UserError
 
@@ -244,14 +247,57 @@ def test_an_evaluation_without_annotations_says_so(tiny, tmp_path, trained):
     assert "coco/bbox_mAP_50" in log and "has no object" in log
 
 
-def test_mixed_precision_trains_and_tests_a_detector(tiny, tmp_path, trained):
-    command = [str(tiny / "detection.py"), "--work-dir", str(tmp_path), "--amp"]
-    command += ["--no-check-data", "--cfg-options", "visualizer.name=amp"]
-    launch.train(options.train_parser().parse_args(command))
-    assert (tmp_path / "iter_2.pth").exists()
-    name = tmp_path / "amp_test"
-    metrics, _ = evaluate(tiny, name, trained, "--amp")
+MASKS = """
+_base_ = {base!r}
+steps = [dict(type='LoadImageFromFile'),
+         dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+         dict(type='Resize', scale=(64, 64), keep_ratio=True),
+         dict(type='PackDetInputs', meta_keys=(
+             'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+data = dict(_delete_=True, type='CocoDataset', data_root={root!r}, ann_file='coco.json',
+            metainfo=dict(classes=('a', 'b')), data_prefix=dict(img='images/'),
+            pipeline=steps)
+loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+train_dataloader = dict(dataset=data, **loader)
+val_dataloader = dict(dataset=dict(test_mode=True, **data), **loader)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file={root!r} + '/coco.json')
+test_evaluator = val_evaluator
+head = dict(num_classes=2)
+model = dict(roi_head=dict(bbox_head=head, mask_head=head),
+             test_cfg=dict(rcnn=dict(score_thr=0.0)))
+train_cfg = dict(max_epochs=1)
+visualizer = dict(name='masks')
+"""
+
+
+@pytest.mark.parametrize("masks", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_mixed_precision_trains_and_tests_a_detector(tiny, tmp_path, masks):
+    config = tiny / "detection.py"
+    if masks:
+        base = min((config_dir() / "cyclemlp").glob("mask-rcnn_*digit-scenes.py"))
+        config = tmp_path / "masks.py"
+        config.write_text(MASKS.format(base=str(base), root=str(tiny)))
+    command = [str(config), "--work-dir", str(tmp_path), "--amp", "--no-check-data"]
+    name = ["--cfg-options", f"visualizer.name=amp_{masks}"]
+    launch.train(options.train_parser().parse_args([*command, *name]))
+    (trained,) = tmp_path.glob("*_[0-9].pth")
+    command.insert(1, str(trained))
+    name = ["--cfg-options", f"visualizer.name=amp_test_{masks}"]
+    metrics = launch.test(options.test_parser().parse_args([*command, *name]))
     assert 0 <= metrics["coco/bbox_mAP"] <= 1
+
+
+def test_heads_give_float32_and_compute_in_less():
+    head = torch.nn.Linear(4, 4)
+    model = torch.nn.ModuleDict({"bbox_head": head, "neck": torch.nn.Linear(4, 4)})
+    FloatHeadOutputsHook().before_run(SimpleNamespace(model=model))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        image = torch.ones(1, 4)
+        assert model["neck"](image).dtype == torch.bfloat16
+        given = head(image)
+    assert given.dtype == torch.float32
+    assert torch.equal(given, given.bfloat16().float())
 
 
 def test_scalars_go_to_tensorboard_and_wandb(tiny, tmp_path, monkeypatch):
