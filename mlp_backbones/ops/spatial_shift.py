@@ -113,7 +113,7 @@ class _Shift(torch.autograd.Function):
             plain = functools.partial(
                 _shift_by_concatenation, directions=ctx.directions
             )
-            return *_differentiate(plain, grad, torch.zeros_like(grad)), None
+            return _differentiate(plain, grad, torch.zeros_like(grad))[0], None
         grad_x = _empty(grad)
         _shift_back(grad, grad_x, ctx.directions)
         return grad_x, None
@@ -131,7 +131,7 @@ class _Means(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         if torch.is_grad_enabled():
             plain = functools.partial(_means, directions=ctx.directions)
-            return *_differentiate(plain, grad, grad.new_zeros(ctx.shape)), None
+            return _differentiate(plain, grad, grad.new_zeros(ctx.shape))[0], None
         share = grad / (ctx.shape[1] * ctx.shape[2])
         grad_x = grad.new_empty(ctx.shape)
         grad_x.copy_(share[:, None, None])
