@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -12,6 +13,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
@@ -22,6 +24,7 @@ from mlp_backbones.checkpoints.plain import check_finite
 from mlp_backbones.engine.config import check_checkpoint
 from mlp_backbones.engine.errors import UserError
 from mlp_backbones.engine.pictures import PictureFolder, draw_sample, make_visualizer
+from mlp_backbones.preprocessing import check_preprocessing
 
 HEADS = ("roi_head.bbox_head", "bbox_head", "decode_head", "head")
 
@@ -67,6 +70,7 @@ def make_inferencer(
         config.visualizer.pop("name", None)  # else it may be that of a training
     with DefaultScope.overwrite_default_scope(config.default_scope):
         meta = _check_weights(config, checkpoint)
+        _check_normalisation(config, checkpoint)
         inferencer = _build_inferencer(config, checkpoint, device)
         number = _count_classes(inferencer.model)
         meta = meta.get("dataset_meta", meta)  # new checkpoints, and old ones
@@ -107,6 +111,15 @@ def _check_weights(config: Config, checkpoint: str) -> dict[str, Any]:
         raise UserError(message, exit_code=1)
     check_finite(find_state_dict(loaded), checkpoint)
     return loaded.get("meta", {})
+
+
+def _check_normalisation(config: Config, checkpoint: str) -> None:
+    try:
+        warning = check_preprocessing(config, checkpoint)
+    except ValueError as error:
+        raise UserError(str(error), exit_code=1) from error
+    if warning is not None:
+        print_log(warning, level=logging.WARNING)
 
 
 def _build_inferencer(config: Config, checkpoint: str, device: str) -> Any:

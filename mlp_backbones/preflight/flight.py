@@ -29,6 +29,7 @@ from mlp_backbones.preflight.weights import (
     check_initialisation,
     check_whole_model,
 )
+from mlp_backbones.preprocessing import check_preprocessing
 
 
 class PreflightError(ValueError):
@@ -201,8 +202,19 @@ def _check_weights(
                 images=_images_of_epoch(card, config),
             )
         )
+    if use != "resume":  # a run that goes on was told at its start
+        _check_normalisation(card, config, file)
     for facts in found:
         card.warnings += facts.warnings
         entry = asdict(facts)
         del entry["warnings"]
         card.weights.append(entry)
+
+
+def _check_normalisation(card: RunCard, config: Config, file: Any) -> None:
+    try:
+        warning = check_preprocessing(config, None if file is None else str(file))
+    except ValueError as error:
+        raise PreflightError(str(error), "data_preprocessor") from error
+    if warning is not None:
+        card.warnings.append(warning)
