@@ -63,6 +63,7 @@ def read_version() -> str:
 
 DEMO = ["matplotlib", "rich", "scikit-learn"]
 CAM = ["grad-cam"]
+VIS = ["tensorboard", "wandb"]
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 
 setup(
@@ -135,9 +136,9 @@ setup(
         "cam": CAM,
         "demo": DEMO,
         "onnx": ONNX,
-        "tensorboard": ["tensorboard"],
-        "wandb": ["wandb"],
-        "test": [*DEMO, *ONNX, *CAM, "pytest", "pytest-xdist", "tensorboard", "wandb"],
-        "dev": ["codespell", "mypy", "pre-commit", "ruff", "types-PyYAML"],
+        "tensorboard": VIS[:1],
+        "wandb": VIS[1:],
+        "test": [*DEMO, *ONNX, *CAM, "pytest", "pytest-xdist"],
+        "dev": [*VIS, "codespell", "mypy", "pre-commit", "ruff", "types-PyYAML"],
     },
 )

@@ -259,7 +259,10 @@ def _load(model: nn.Module, pretrained: bool | str | Path | None) -> None:
 
 def _check_options(cls: type[MLPBackbone], options: dict[str, Any]) -> None:
     words = dict(_TIMM_WORDS)
-    if "image_size" in inspect.signature(cls.__init__).parameters:
+    initialisers = [
+        vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)
+    ]
+    if any("image_size" in inspect.signature(f).parameters for f in initialisers):
         words["img_size"] = "it is image_size here, the size of the training images"
     else:
         words["img_size"] = f"leave it out, {cls.__name__} takes images of any size"

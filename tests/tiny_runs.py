@@ -72,7 +72,7 @@ def make_data(folder: Path) -> None:
         right, bottom = left + side, top + side
         annotations.append(
             {
-                "id": index,
+                "id": index + 1,
                 "image_id": index,
                 "category_id": label,
                 "bbox": [left, top, side, side],

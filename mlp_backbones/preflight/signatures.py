@@ -8,6 +8,7 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -80,7 +81,7 @@ def _find_by_name(kind: str, root: str, scope: str | None) -> tuple[Any, ...]:
     found: list[Any] = []
     for root_registry in registries_of(root, scope):
         try:
-            with root_registry.switch_scope_and_registry(scope) as registry:
+            with _in_scope(root_registry, scope) as registry:
                 cls = registry.get(kind)
         except (ImportError, KeyError, RuntimeError):
             continue
@@ -89,11 +90,20 @@ def _find_by_name(kind: str, root: str, scope: str | None) -> tuple[Any, ...]:
     return tuple(found)
 
 
+def _in_scope(registry: Registry, scope: str | None) -> Any:
+    """Switch to a scope's own registry; nobody has functions of their own."""
+    if (
+        registry is mmengine.registry.FUNCTIONS
+    ):  # MMEngine would warn that there is none
+        return nullcontext(registry)
+    return registry.switch_scope_and_registry(scope)
+
+
 def known_types(root: str, scope: str | None) -> set[str]:
     """Name the types that could stand below a top-level key, without scopes."""
     names: set[str] = set()
     for root_registry in registries_of(root, scope):
-        with root_registry.switch_scope_and_registry(scope) as registry:
+        with _in_scope(root_registry, scope) as registry:
             registry.import_from_location()
             while registry is not None:
                 names |= set(registry.module_dict)
