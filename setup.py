@@ -96,9 +96,7 @@ setup(
     # No OpenMMLab distribution stands here: two sets of them share their import
     # names, and requiring one would break an environment that holds the other.
     install_requires=[
-        "msgspec",
         "numpy",
-        "pillow",
         "safetensors",
         "torch>=2.1",
         "typing_extensions",
@@ -115,6 +113,8 @@ setup(
             "onedl-mim>=0.5.1",
             "pycocotools",
             "torchvision",
+            "msgspec",
+            "pillow",
         ],
         "upstream": [
             *DEMO,
@@ -132,6 +132,8 @@ setup(
             "setuptools<81",  # mmengine and openmim import pkg_resources
             "torch<2.6",
             "torchvision",
+            "msgspec",
+            "pillow",
         ],
         "cam": CAM,
         "demo": DEMO,
