@@ -1,6 +1,5 @@
 """Models by name: the pyramid for dense prediction and the ImageNet classifier."""
 
-import inspect
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints import load_pretrained
+from mlp_backbones.checkpoints.image_size import takes_image_size
 from mlp_backbones.checkpoints.preprocessing import Preprocessing
 from mlp_backbones.necks import PooledNorm
 from mlp_backbones.registry import MODELS
@@ -259,10 +259,7 @@ def _load(model: nn.Module, pretrained: bool | str | Path | None) -> None:
 
 def _check_options(cls: type[MLPBackbone], options: dict[str, Any]) -> None:
     words = dict(_TIMM_WORDS)
-    initialisers = [
-        vars(base)["__init__"] for base in cls.__mro__ if "__init__" in vars(base)
-    ]
-    if any("image_size" in inspect.signature(f).parameters for f in initialisers):
+    if takes_image_size(cls):
         words["img_size"] = "it is image_size here, the size of the training images"
     else:
         words["img_size"] = f"leave it out, {cls.__name__} takes images of any size"

@@ -35,6 +35,14 @@ def save(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     return weights
 
 
+def _parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class, with what it passes on to its parents."""
+    own: dict[str, inspect.Parameter] = {}
+    for base in reversed(cls.__mro__):
+        own |= inspect.signature(base.__init__).parameters
+    return own
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classifiers_load_what_the_config_trains(family: str, tmp_path: Path) -> None:
     config = read_config(family, "")
@@ -65,7 +73,7 @@ def test_backbones_load_what_the_detector_trains(family: str, tmp_path: Path) ->
     detector["neck.lateral_convs.0.conv.weight"] = torch.zeros(1)
     torch.save({"state_dict": detector}, tmp_path / "epoch_8.pth")
     # What the classifier sets and the detector leaves as it is has to be named.
-    parameters = inspect.signature(families()[family]).parameters
+    parameters = _parameters(families()[family])
     options = {
         name: parameters[name].default for name in families()[family].mini_options
     }

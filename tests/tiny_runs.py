@@ -98,13 +98,13 @@ model = dict(
         out_indices=(0, 1, 2, 3), norm_cfg=norm, style='pytorch'),
     neck=dict(
         type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, start_level=1,
-        add_extra_convs='on_input', num_outs=5),
+        add_extra_convs='on_input', num_outs=3),
     bbox_head=dict(
         type='RetinaHead', num_classes=2, in_channels=16, stacked_convs=1,
         feat_channels=16,
         anchor_generator=dict(
             type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3,
-            ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]),
+            ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder'),
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, loss_weight=1.0),
         loss_bbox=dict(type='L1Loss', loss_weight=1.0)),

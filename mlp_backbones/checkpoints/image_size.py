@@ -24,13 +24,12 @@ def describe_other_size(
     Returns:
         A part of a message, or an empty string where the size is not the reason.
     """
-    parameters = inspect.signature(type(backbone).__init__).parameters
     differing = {
         key: tuple(named[key].shape)
         for key in named.keys() & expected.keys()
         if named[key].shape != expected[key].shape
     }
-    if "image_size" not in parameters or not differing:
+    if not differing or not takes_image_size(type(backbone)):
         return ""
     size: Any = _find_size(backbone, differing)
     if size is None:
@@ -41,6 +40,16 @@ def describe_other_size(
     return (
         f" (these weights were made for another image_size; give image_size={size}, "
         "with which images of any size run)"
+    )
+
+
+def takes_image_size(cls: type) -> bool:
+    """Say whether a class or one of its parents has an argument ``image_size``."""
+    initialisers = [vars(base).get("__init__") for base in cls.__mro__[:-1]]
+    return any(
+        "image_size" in inspect.signature(initialiser).parameters
+        for initialiser in initialisers
+        if initialiser is not None
     )
 
 

@@ -17,6 +17,8 @@ def norm_samples(
     """
     with torch.autocast(x.device.type, enabled=False):
         full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if x.shape[0] == 0:  # of which torch warns
+            return full if weight is None else weight * full
         variance, mean = torch.var_mean(full, (1, 2, 3), correction=0, keepdim=True)
         scale = torch.rsqrt(variance + eps)  # (B, 1, 1, 1)
         scale = scale if weight is None else weight * scale  # (B, 1, 1, C)

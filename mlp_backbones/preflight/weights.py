@@ -251,7 +251,11 @@ def _check_images(
     step = step_size(config)
     per_step = step["processes"] * step["batch_size"]
     before, now = iteration // epoch, math.ceil(images / per_step)
-    if before not in (now, images // per_step):
+    lengths = {now, images // per_step}
+    if Path(file).name != f"epoch_{epoch}.pth":  # perhaps saved within an epoch
+        within = [n for n in lengths if n * epoch <= iteration < n * (epoch + 1)]
+        before = within[0] if within else before
+    if before not in lengths:
         raise WeightsError(
             f"{file} was written by a run of {before} iterations per epoch, this one "
             f"has {now} ({images} images, {per_step} per iteration): images were added "

@@ -188,7 +188,7 @@ def test_a_test_needs_weights_that_fit(tiny, tmp_path):
 def test_what_cannot_be_resumed_is_refused(tiny, tmp_path, trained):
     content = torch.load(trained, weights_only=False)
     weights = saved(content["state_dict"], tmp_path / "weights.pth")
-    assert "no checkpoint of a training" in refused(
+    assert "it does not say how far its run has come" in refused(
         tiny, tmp_path, "--resume", str(weights)
     )
     batch = ["--cfg-options", "train_dataloader.batch_size=3"]

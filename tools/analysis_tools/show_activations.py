@@ -43,7 +43,8 @@ def main() -> int:
     def work() -> None:
         from mlp_backbones.analysis.activations import draw_activations
         from mlp_backbones.engine.config import read_config
-        from mlp_backbones.engine.inference import find_images, make_inferencer
+        from mlp_backbones.engine.inference import make_inferencer
+        from mlp_backbones.engine.pictures import find_images
 
         config = read_config(args.config, args.cfg_options)
         (image,) = find_images([args.image])
