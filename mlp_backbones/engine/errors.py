@@ -52,12 +52,15 @@ def one_line(error: BaseException) -> str:
     if _is_out_of_memory(error):
         return _describe_memory(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
+    if not lines and not isinstance(error, EOFError):
         return type(error).__name__
+    lines = lines or [type(error).__name__]
     if lines[0].startswith("Caught ") and "Original Traceback" in str(error):
         return re.sub(r"^mlp_backbones(\.\w+)+: ", "", lines[-1])
     message = " ".join(lines)
     if isinstance(error, RuntimeError) and message.startswith("DataLoader worker (pid"):
+        return _describe_worker(message)
+    if isinstance(error, (ConnectionError, EOFError)) and _is_of_data_loader(error):
         return _describe_worker(message)
     if isinstance(error, OSError) and error.errno in _NO_WRITING:
         reason = (error.strerror or "it cannot be written").lower()
@@ -103,9 +106,19 @@ def _find_batch(error: BaseException) -> Any:
     return batch
 
 
+def _is_of_data_loader(error: BaseException) -> bool:
+    """Say whether a torn connection is that to a data loading process."""
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename.endswith("utils/data/dataloader.py"):
+            return True
+        trace = trace.tb_next
+    return False
+
+
 def _describe_worker(message: str) -> str:
     processes = re.search(r"\(pid\(?s?\)? ([\d, ]+)\)", message)
-    name = f"data loading process {processes[1] if processes else '?'}"
+    name = f"data loading process {processes[1]}" if processes else "a data process"
     if "Bus error" in message or "shared memory" in message:
         return (
             f"{name} ran out of shared memory: enlarge /dev/shm (docker run "
