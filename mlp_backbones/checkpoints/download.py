@@ -17,7 +17,7 @@ from mmengine.logging import print_log
 
 from mlp_backbones.checkpoints.torch_file import CheckpointError, DamagedFileError
 
-__all__ = ["use_download"]
+__all__ = ["hash_of", "use_download"]
 
 _DIGITS = re.compile(r"[0-9a-f]{8,64}")
 
@@ -91,7 +91,7 @@ def _read_cached(
 ) -> Any:
     """Read the cached file if it is sound, or else download it."""
     if file.is_file():
-        digest = _hash_of(file)
+        digest = hash_of(file)
         if expected is None:
             _compare_with_record(url, file, digest)
         if expected is None or digest.startswith(expected):
@@ -112,7 +112,7 @@ def _read_cached(
             "checkpoint (init_cfg=None, pretrained=None) to start from random weights"
         ) from error
     try:
-        digest = _hash_of(file)
+        digest = hash_of(file)
         _compare_with_record(url, file, digest)
         return _read_and_record(url, file, read, digest, expected)
     except CheckpointError as error:
@@ -169,7 +169,8 @@ def _record_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
 
 
-def _hash_of(file: Path) -> str:
+def hash_of(file: Path) -> str:
+    """Compute the SHA-256 hash of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while chunk := stream.read(1 << 20):

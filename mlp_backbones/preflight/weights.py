@@ -1,7 +1,6 @@
 """Weights that a run would take over, held against its model before it is built."""
 
 import ast
-import hashlib
 import logging
 import math
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from mlp_backbones.backbones import MLPBackbone
 from mlp_backbones.checkpoints.compare import compare_state_dicts, find_state_dict
+from mlp_backbones.checkpoints.download import hash_of
 from mlp_backbones.checkpoints.load import load_pretrained
 from mlp_backbones.checkpoints.read import CheckpointError, read_checkpoint, read_file
 from mlp_backbones.preflight.card import step_size
@@ -101,15 +101,6 @@ def check_whole_model(
     if use in ("resume", "test"):
         _check_classes(file, use, meta, classes)
     return facts
-
-
-def hash_of(path: Path) -> str:
-    """Compute the SHA-256 hash of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _tensors_of(content: Any) -> dict[str, Tensor]:
