@@ -29,7 +29,9 @@ def describe_other_size(
         for key in named.keys() & expected.keys()
         if named[key].shape != expected[key].shape
     }
-    if not differing or not takes_image_size(type(backbone)):
+    if not differing or expected.keys() - named.keys():
+        return ""  # nothing differs in shape, or more than shapes differs
+    if not takes_image_size(type(backbone)):
         return ""
     size: Any = _find_size(backbone, differing)
     if size is None:
