@@ -1,7 +1,7 @@
 """The part of the contract that says how modules behave in PyTorch's hands."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -230,6 +230,8 @@ def check_transforms(build: Build) -> None:
 
 def _plain_attention() -> AbstractContextManager:
     """Take the form of attention that torch can differentiate twice."""
-    if not hasattr(torch.nn, "attention"):
-        return nullcontext()
+    if not hasattr(torch.nn, "attention"):  # before torch 2.3
+        return torch.backends.cuda.sdp_kernel(
+            enable_flash=False, enable_math=True, enable_mem_efficient=False
+        )
     return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
